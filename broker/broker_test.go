@@ -1,0 +1,265 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+)
+
+// connect returns a Store on the folder that is closed with the test.
+func connect(t testing.TB, dir string) *Store {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	store, err := Connect(ctx, Options{Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// verifyNoLeak looks for goroutines that are left when all that the test opens later is closed.
+func verifyNoLeak(t *testing.T) { t.Cleanup(func() { goleak.VerifyNone(t) }) }
+
+// bucket returns a bucket of the store, which it makes if it is not there.
+func bucket(t testing.TB, store *Store) jetstream.KeyValue {
+	t.Helper()
+	js, err := jetstream.New(store.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "CFG"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv
+}
+
+func put(t testing.TB, kv jetstream.KeyValue, key, value string) {
+	t.Helper()
+	if _, err := kv.PutString(t.Context(), key, value); err != nil {
+		t.Fatalf("put %s: %v", key, err)
+	}
+}
+
+func wantValue(t testing.TB, kv jetstream.KeyValue, key, want string) {
+	t.Helper()
+	entry, err := kv.Get(t.Context(), key)
+	if err != nil {
+		t.Fatalf("get %s: %v", key, err)
+	}
+	if got := string(entry.Value()); got != want {
+		t.Errorf("%s = %q, want %q", key, got, want)
+	}
+}
+
+// eventually calls ok until it is true, for at most 10 s, and returns how long it took.
+func eventually(t testing.TB, what string, ok func() bool) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for time.Since(begin) < 10*time.Second {
+		if ok() {
+			return time.Since(begin)
+		}
+		<-tick.C
+	}
+	t.Fatalf("after 10 s still not: %s", what)
+	return 0
+}
+
+func TestAStoreKeepsWhatWasPut(t *testing.T) {
+	verifyNoLeak(t)
+	dir := filepath.Join(t.TempDir(), "new", "store")
+	for i := range 50 {
+		store := connect(t, dir)
+		kv := bucket(t, store)
+		if i > 0 {
+			wantValue(t, kv, "username", fmt.Sprint(i-1))
+		}
+		put(t, kv, "username", fmt.Sprint(i))
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFiles(t, dir, "jetstream", "lock")
+	wantMode(t, dir, 0o700)
+}
+
+func wantFiles(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if strings.Join(got, " ") != strings.Join(want, " ") {
+		t.Errorf("in the folder are %q, want %q", got, want)
+	}
+}
+
+func wantMode(t *testing.T, path string, want os.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != want {
+		t.Errorf("%s has mode %o, want %o", path, got, want)
+	}
+}
+
+func TestSecondConnectionTakesOver(t *testing.T) {
+	verifyNoLeak(t)
+	dir := t.TempDir()
+	first, second := connect(t, dir), connect(t, dir)
+	wantMode(t, filepath.Join(dir, "socket"), 0o600)
+	put(t, bucket(t, first), "who", "first")
+	kv := bucket(t, second)
+	wantValue(t, kv, "who", "first")
+
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	took := eventually(t, "the second one is served", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := kv.PutString(ctx, "who", "second")
+		return err == nil
+	})
+	t.Logf("served again after %v", took)
+	wantValue(t, bucket(t, connect(t, dir)), "who", "second")
+}
+
+func TestLongPath(t *testing.T) {
+	verifyNoLeak(t)
+	dir := t.TempDir()
+	dir = filepath.Join(dir, strings.Repeat("long/", 40))
+	if len(dir) < 200 {
+		t.Fatalf("%d bytes are not long", len(dir))
+	}
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	put(t, bucket(t, connect(t, dir)), "k", "v")
+	wantValue(t, bucket(t, connect(t, dir)), "k", "v")
+	wantFiles(t, tmp)
+}
+
+func TestStaleSocket(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	os.Chmod(dir, 0o700)
+	connect(t, dir)
+	wantValue(t, bucketWith(t, connect(t, dir), "k", "v"), "k", "v")
+}
+
+func bucketWith(t testing.TB, store *Store, key, value string) jetstream.KeyValue {
+	kv := bucket(t, store)
+	put(t, kv, key, value)
+	return kv
+}
+
+func TestUnusableFolders(t *testing.T) {
+	root := t.TempDir()
+	file := filepath.Join(root, "file")
+	os.WriteFile(file, nil, 0o600)
+	open := filepath.Join(root, "open")
+	os.Mkdir(open, 0o755)
+	os.WriteFile(filepath.Join(open, "letter"), nil, 0o600)
+	writable := filepath.Join(root, "writable")
+	os.Mkdir(writable, 0o700)
+	os.Chmod(writable, 0o777)
+	damaged := filepath.Join(root, "damaged")
+	os.Mkdir(damaged, 0o700)
+	os.WriteFile(filepath.Join(damaged, "jetstream"), nil, 0o600)
+
+	for dir, want := range map[string]string{
+		file:                     "it is not a folder: name one in KEYTURN_STORE",
+		filepath.Join(file, "x"): "it is not a folder: name one in KEYTURN_STORE",
+		open:                     "others have access to it (mode 0755): chmod 700 it, or name another folder in KEYTURN_STORE",
+		writable:                 "others have access to it (mode 0777): chmod 700 it, or name another folder in KEYTURN_STORE",
+		damaged:                  "storage directory is not a directory",
+	} {
+		_, err := Connect(t.Context(), Options{Dir: dir})
+		if err == nil || !strings.HasPrefix(err.Error(), "open store "+dir+": ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", dir, err, want)
+		}
+		t.Log(err)
+	}
+}
+
+func TestWaitsForAServerThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	os.Chmod(dir, 0o700)
+	lock, err := lockFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = Connect(ctx, Options{Dir: dir})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d,", os.Getpid())) {
+		t.Fatalf("got %v", err)
+	}
+	unlock(lock)
+	connect(t, dir)
+}
+
+func TestCloseFailsWhatStillWaits(t *testing.T) {
+	store := connect(t, t.TempDir())
+	if _, err := store.Conn().Subscribe("deaf", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	go func() {
+		_, err := store.Conn().Request("deaf", nil, time.Minute)
+		failed <- err
+	}()
+	eventually(t, "the request is sent", func() bool { return store.Conn().Stats().OutMsgs > 0 })
+	if err := store.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-failed; !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLogHasNoValues(t *testing.T) {
+	var log bytes.Buffer
+	store, err := Connect(t.Context(), Options{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucketWith(t, store, "password", "s3cret")
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "Starting nats-server") {
+		t.Error("the server's own log is missing")
+	}
+	if strings.Contains(log.String(), "s3cret") {
+		t.Errorf("a value is in the log:\n%s", &log)
+	}
+}

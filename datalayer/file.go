@@ -3,10 +3,13 @@ package datalayer
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // WriteFile replaces a file's content so that whatever happens, a crash and a
@@ -37,6 +40,76 @@ func WriteFile(path string, data []byte) error {
 		return err
 	}
 	return syncFolder(folder)
+}
+
+// ReadFile reads a file that WriteFile wrote. Unlike os.ReadFile it neither waits
+// nor fills the memory, whatever path is, and it takes the file from the eyes of
+// others. A missing file is an fs.ErrNotExist.
+func ReadFile(path string) ([]byte, error) {
+	// Not blocking, because opening a pipe would wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a file")
+	}
+	if info.Mode().Perm() != 0o600 {
+		f.Chmod(0o600) // if it fails: the next WriteFile makes a new file
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxSize {
+		return nil, errTooLarge
+	}
+	return data, nil
+}
+
+// UnreadableError says that a file was set aside because it could not be read.
+type UnreadableError struct {
+	Path  string // where it stood
+	Aside string // where it is now
+	Err   error  // why
+}
+
+// Error says what was set aside, where it is and why.
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("%s cannot be read (%v): kept as %s", e.Path, e.Err, e.Aside)
+}
+
+// Unwrap returns the reason.
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+// MoveAside renames a file that cannot be read, so that it is in nobody's way
+// and nothing is lost. The new name says what it is, and no other file has it.
+func MoveAside(path string, why error) (*UnreadableError, error) {
+	base := path + ".unreadable-" + time.Now().UTC().Format("20060102T150405Z")
+	aside := base
+	for n := 2; ; n++ {
+		_, err := os.Lstat(aside)
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s cannot be read (%w) nor set aside: %w", path, why, err)
+		}
+		aside = fmt.Sprintf("%s-%d", base, n)
+	}
+	err := os.Rename(path, aside)
+	if err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read (%w) nor set aside: %w", path, why, err)
+	}
+	return &UnreadableError{Path: path, Aside: aside, Err: why}, nil
 }
 
 // Sweep removes what crashes have left of earlier calls of WriteFile for path.

@@ -5,13 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync/atomic"
-	"syscall"
-	"time"
 )
 
 // Store keeps the items of one machine in a file. One goroutine owns it; View
@@ -19,24 +14,9 @@ import (
 type Store struct {
 	path       string
 	view       atomic.Pointer[View]
-	unreadable error
-	stale      bool // the file may hold something else than the view
+	unreadable *UnreadableError // by Open; nil if it could read the file
+	stale      bool             // the file may hold something else than the view
 }
-
-// UnreadableError says that a file was set aside because it could not be read.
-type UnreadableError struct {
-	Path  string // where it stood
-	Aside string // where it is now
-	Err   error  // why
-}
-
-// Error says what was set aside, where it is and why.
-func (e *UnreadableError) Error() string {
-	return fmt.Sprintf("%s cannot be read (%v): kept as %s", e.Path, e.Err, e.Aside)
-}
-
-// Unwrap returns the reason.
-func (e *UnreadableError) Unwrap() error { return e.Err }
 
 // Open reads the items from a file. No file means no items. A file that cannot
 // be read, for whatever reason, is set aside under a name that says so, the
@@ -51,12 +31,10 @@ func Open(path string) (*Store, error) {
 	s := &Store{path: path}
 	view, err := load(path)
 	if err != nil {
-		aside, moveErr := setAside(path)
-		if moveErr != nil {
-			return nil, fmt.Errorf("open data: %s cannot be read (%w) nor set aside: %w", path, err, moveErr)
-		}
 		view = &View{}
-		s.unreadable = &UnreadableError{Path: path, Aside: aside, Err: err}
+		if s.unreadable, err = MoveAside(path, err); err != nil {
+			return nil, fmt.Errorf("open data: %w", err)
+		}
 	}
 	s.view.Store(view)
 	return s, nil
@@ -64,7 +42,12 @@ func Open(path string) (*Store, error) {
 
 // SetAside returns an *UnreadableError when Open could not read the file, else nil.
 // Whatever was remembered beside the data is worthless then.
-func (s *Store) SetAside() error { return s.unreadable }
+func (s *Store) SetAside() error {
+	if s.unreadable == nil {
+		return nil
+	}
+	return s.unreadable
+}
 
 // View returns the items as they are now. Any goroutine may call it; it never waits.
 func (s *Store) View() *View { return s.view.Load() }
@@ -91,26 +74,10 @@ func (s *Store) Commit(c Commit) (changed bool, err error) {
 }
 
 func load(path string) (*View, error) {
-	// Not blocking, because opening a pipe would wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	doc, err := ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &View{}, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a file")
-	}
-	if info.Mode().Perm() != 0o600 {
-		f.Chmod(0o600) // else the next commit does it, by a new file
-	}
-	doc, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
 		return nil, err
 	}
@@ -135,22 +102,4 @@ func parseItems(doc []byte) (*View, error) {
 	}
 	view, _, err := (&View{}).with(c)
 	return view, err
-}
-
-// setAside renames a file to a name that no other file has, and returns that.
-func setAside(path string) (string, error) {
-	base := path + ".unreadable-" + time.Now().UTC().Format("20060102T150405Z")
-	aside := base
-	for n := 2; ; n++ {
-		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
-			break
-		} else if err != nil {
-			return "", err
-		}
-		aside = fmt.Sprintf("%s-%d", base, n)
-	}
-	if err := os.Rename(path, aside); err != nil {
-		return "", err
-	}
-	return aside, syncFolder(filepath.Dir(path))
 }

@@ -209,7 +209,9 @@ func TestOpenSetsAsideWhatIsNoFile(t *testing.T) {
 		"folder":       func(path string) error { return os.Mkdir(path, 0o700) },
 		"endless link": func(path string) error { return os.Symlink(path, path) },
 		"pipe":         func(path string) error { return syscall.Mkfifo(path, 0o600) },
-		"huge":         func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, MaxSize+1)) },
+		"huge": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, MaxSize+1))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "machine_data.json")

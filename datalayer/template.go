@@ -16,7 +16,7 @@ const (
 	maxText   = 64 << 10 // bytes of the template
 	maxOutput = 1 << 20  // bytes that it expands to, and that each function returns
 	maxSteps  = 100_000  // rounds of its loops and calls of lookup
-	maxTime   = 5 * time.Second
+	maxTime   = 2 * time.Second
 )
 
 // Template is a text in which data and facts are looked up when it is expanded.

@@ -23,28 +23,18 @@ func (v *View) Lookup(path string) (json.RawMessage, bool) {
 		return query(v.JSON(), path)
 	}
 	value, found := v.Get(name)
-	if !found {
-		return nil, false
-	}
 	switch {
 	case rest == "":
-		return value, true
+		return value, found
 	case rest[0] == '.' && len(rest) > 1 && !strings.ContainsRune(special, rune(rest[1])):
-		if value[0] != '{' && value[0] != '[' {
+		if !found || value[0] != '{' && value[0] != '[' {
 			return nil, false // gjson would search the text of a string for braces
 		}
 		return query(value, rest[1:])
 	}
 	// What is special at the start of a path means something else within one:
 	// keep it where it is, in a document with this item only.
-	encoded := encodeText([]byte(name))
-	doc := make([]byte, 0, len(encoded)+len(value)+3)
-	doc = append(doc, '{')
-	doc = append(doc, encoded...)
-	doc = append(doc, ':')
-	doc = append(doc, value...)
-	doc = append(doc, '}')
-	return query(doc, path)
+	return query(v.only(name).JSON(), path)
 }
 
 // Query finds a part of a JSON document by a gjson path. It returns false when

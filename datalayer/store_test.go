@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -305,13 +308,50 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// TestViewsAreWhole reads while the owner commits: never a half of a commit.
+func TestViewsAreWhole(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "machine_data.json"))
+	commit(t, s, set("a", `0`, "b", `0`), true)
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				view := s.View()
+				a, _ := view.Get("a")
+				b, _ := view.Lookup("b")
+				if string(a) != string(b) {
+					t.Errorf("a is %s and b is %s", a, b)
+					return
+				}
+			}
+		})
+	}
+	for n := range 200 {
+		value := strconv.Itoa(n + 1)
+		commit(t, s, set("a", value, "b", value, "c"+value, value), true)
+	}
+	close(stop)
+	readers.Wait()
+}
+
 func TestNilView(t *testing.T) {
 	var v *View
 	if _, found := v.Get("a"); found || v.Len() != 0 || len(slices.Collect(maps.Keys(items(v)))) != 0 {
 		t.Error("a nil view has items")
 	}
-	if _, found := v.Lookup("a.b"); found || string(v.JSON()) != "{}\n" {
-		t.Error("a nil view has items")
+	for _, path := range []string{"a", "a.b", "a|b", "*"} {
+		if part, found := v.Lookup(path); found {
+			t.Errorf("Lookup(%q) in a nil view finds %s", path, part)
+		}
+	}
+	if got := string(v.JSON()); got != "{}\n" {
+		t.Errorf("a nil view is %q", got)
 	}
 }
 
@@ -345,4 +385,36 @@ func FuzzOpen(f *testing.F) {
 		before[name] = "1"
 		wantItems(t, open(t, path).View(), before)
 	})
+}
+
+// BenchmarkCommitOneOf10000 sets one of many items. In the same run it writes the
+// same bytes to a new file and syncs that, which is what no store can avoid.
+func BenchmarkCommitOneOf10000(b *testing.B) {
+	s := manyItems(b, 10_000)
+	folder := b.TempDir()
+	var committing, writing time.Duration
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		start := time.Now()
+		commit(b, s, set("item-05000", strconv.Itoa(n)), true)
+		committing += time.Since(start)
+
+		doc := s.View().JSON()
+		start = time.Now()
+		plain, err := os.Create(filepath.Join(folder, strconv.Itoa(n)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, err = plain.Write(doc)
+		if err := errors.Join(err, plain.Sync(), plain.Close()); err != nil {
+			b.Fatal(err)
+		}
+		writing += time.Since(start)
+		if err := os.Remove(plain.Name()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(committing.Microseconds())/float64(b.N), "us/commit")
+	b.ReportMetric(float64(writing.Microseconds())/float64(b.N), "us/plain")
+	b.ReportMetric(float64(committing)/float64(writing), "commit/plain")
 }

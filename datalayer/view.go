@@ -63,6 +63,15 @@ func (v *View) Get(name string) (json.RawMessage, bool) {
 	return v.entries[i].value, true
 }
 
+// only returns the view of one item, or of none when there is no such item.
+func (v *View) only(name string) *View {
+	if _, found := v.Get(name); !found {
+		return nil
+	}
+	i, _ := search(v.entries, name)
+	return &View{entries: v.entries[i : i+1], size: len(v.entries[i].part)}
+}
+
 // All tells all items in the order of their names. The values must not be changed.
 func (v *View) All() iter.Seq2[string, json.RawMessage] {
 	return func(yield func(string, json.RawMessage) bool) {

@@ -1,0 +1,137 @@
+package machine_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/keyturn-io/keyturn/kv/memkv"
+	"github.com/keyturn-io/keyturn/machine"
+)
+
+func newMachine(t *testing.T, dir, manifest string) *machine.Machine {
+	t.Helper()
+	m, err := machine.Parse("machine.yaml", []byte(manifest), testKinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := machine.New(m, machine.Options{Dir: dir, Bucket: memkv.New().Bucket})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	return made
+}
+
+// running runs a machine until the returned function is called, which returns what Run did.
+func running(m *machine.Machine) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+
+	return func() error { cancel(); return <-ended }
+}
+
+func TestFolderIsRunOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		first, second := newMachine(t, dir, small), newMachine(t, dir, small)
+		stop := running(first)
+		synctest.Wait()
+
+		err := second.Run(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "another process runs the machine in "+dir) {
+			t.Errorf("a second machine in the same folder: %v", err)
+		}
+		if err := first.Run(t.Context()); err == nil {
+			t.Error("a machine runs twice")
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+
+		stop = running(newMachine(t, dir, small))
+		synctest.Wait()
+		if err := stop(); err != nil {
+			t.Errorf("after the first has ended: %v", err)
+		}
+	})
+}
+
+func TestNothingIsLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		// What a killed predecessor has left is swept.
+		stale := filepath.Join(dir, "machine_run", "old")
+		if err := os.MkdirAll(stale, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "machine_state.json.tmp-1"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		stop := running(newMachine(t, dir, small))
+		synctest.Wait()
+		if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", stale, err)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		files, err := os.ReadDir(dir)
+		if err != nil || len(files) != 1 || files[0].Name() != "machine_state.json" {
+			t.Errorf("left behind: %v, %v", files, err)
+		}
+		if info, _ := files[0].Info(); info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", files[0].Name(), info.Mode())
+		}
+	})
+}
+
+func TestFire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, t.TempDir(), small)
+
+		waiting, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.Fire(waiting, "switch"); !errors.Is(err, context.Canceled) {
+			t.Errorf("a machine that does not run yet: %v", err)
+		}
+
+		stop := running(m)
+		if err := m.Fire(t.Context(), "switch"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s := m.Status(); s.State != "on" || s.Event != "switch" || s.Previous != "off" || s.Steps != 1 {
+			t.Errorf("status: %+v", s)
+		}
+		var refused *machine.RefusedError
+		if err := m.Fire(t.Context(), "swich"); !errors.As(err, &refused) || refused.State != "on" || len(refused.Accepts) != 1 {
+			t.Errorf("an unknown event: %v", err)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if err := m.Fire(t.Context(), "switch"); err == nil {
+			t.Error("a machine that has stopped takes an event")
+		}
+	})
+}
+
+func TestSplayCanBeStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, t.TempDir(), "splay_start: 1d\n"+small)
+		stop := running(m)
+		synctest.Wait()
+		if s := m.Status(); s.State != "" {
+			t.Errorf("it has started: %+v", s)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,78 @@
+package machine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keyturn-io/keyturn/datalayer"
+)
+
+// The files in which a machine keeps what must survive a restart.
+const (
+	dataFile  = "machine_data.json"
+	stateFile = "machine_state.json"
+)
+
+// memory is what the machine itself must remember, as it stands in machine_state.json.
+type memory struct {
+	State    string `json:"state"`
+	Event    string `json:"event,omitempty"`    // that led there
+	Previous string `json:"previous,omitempty"` // the state before
+
+	// Marks holds, by watcher, what it last said of a change that is settled since.
+	Marks map[string]json.RawMessage `json:"marks"`
+
+	// Unsettled holds, by watcher, the mark of a change whose event was taken, until
+	// the machine is next in a state in which that watcher runs. It survives a restart
+	// only together with the state, that is when the manifest says resume.
+	Unsettled map[string]json.RawMessage `json:"unsettled,omitempty"`
+}
+
+func emptyMemory() memory {
+	return memory{Marks: map[string]json.RawMessage{}, Unsettled: map[string]json.RawMessage{}}
+}
+
+// loadMemory reads the file in a folder. With found false there has never been one.
+// When it cannot be read it is set aside, which aside tells.
+func loadMemory(dir string) (m memory, found bool, aside, err error) {
+	path := filepath.Join(dir, stateFile)
+	if err := datalayer.Sweep(path); err != nil {
+		return m, false, nil, err
+	}
+	m = emptyMemory()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err == nil && (m.Marks == nil || m.Unsettled == nil) {
+		err = errors.New("marks are null")
+	}
+	if err == nil {
+		return m, true, nil, nil
+	}
+
+	to := path + ".unreadable-" + time.Now().UTC().Format("20060102T150405.000000000Z")
+	if err := os.Rename(path, to); err != nil {
+		return m, false, nil, fmt.Errorf("set an unreadable file aside: %w", err)
+	}
+
+	return emptyMemory(), true, &datalayer.UnreadableError{Path: path, Aside: to, Err: err}, nil
+}
+
+// save writes the file, all of it or nothing.
+func (m memory) save(dir string) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", stateFile, err)
+	}
+
+	return datalayer.WriteFile(filepath.Join(dir, stateFile), append(text, '\n'))
+}

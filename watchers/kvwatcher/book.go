@@ -1,0 +1,244 @@
+package kvwatcher
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/keyturn-io/keyturn/datalayer"
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/watchers"
+)
+
+// book compares what a bucket tells with what the machine knows, in one run.
+type book struct {
+	*watcher
+	target target
+
+	settled mark            // what the machine has acted on
+	adopt   bool            // there are no marks yet: what equals the data counts as settled
+	told    map[string]seen // settled, and what was reported in this run besides
+	epoch   kv.Epoch        // that told is about
+
+	object  map[string]json.RawMessage // the item that holds all keys, if that is how they are stored
+	first   bool                       // nothing of this session is complete yet
+	present map[string]bool            // keys that the session has told until then
+	absent  map[string]bool            // keys that went without a marker
+	changes map[string]change          // to be reported
+	matched string                     // a key that has a new revision with an equal value
+}
+
+// change is what a key has become: a value, or nothing.
+type change struct {
+	seen  *seen
+	value json.RawMessage
+}
+
+func newBook(w *watcher, t target) *book {
+	raw := w.env.Mark()
+	settled := readMark(raw, t)
+
+	return &book{
+		watcher: w,
+		target:  t,
+		settled: settled,
+		adopt:   bytes.Equal(raw, watchers.TakenOver),
+		told:    maps.Clone(settled.Keys),
+		epoch:   settled.Epoch,
+		absent:  map[string]bool{},
+	}
+}
+
+// begin begins a session, which tells all that the bucket holds.
+func (b *book) begin() {
+	b.first, b.present = true, map[string]bool{}
+	b.changes, b.matched = map[string]change{}, ""
+
+	if name, object := b.item(b.target, ""); object {
+		b.object = nil
+		if value, ok := b.env.Data().Get(name); ok {
+			_ = json.Unmarshal(value, &b.object) // anything but an object is replaced by one
+		}
+		if b.object == nil {
+			b.object = map[string]json.RawMessage{}
+		}
+	}
+}
+
+// put notes an entry, if it is not what is known of its key.
+func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
+	key := entry.Key
+	b.present[key] = true
+	value := datalayer.FromBytes(entry.Value)
+	if b.Query != "" {
+		part, ok := datalayer.Query(value, string(b.Query))
+		if !ok {
+			b.gone(key)
+			return
+		}
+		value = part
+	}
+	delete(b.absent, key)
+	delete(b.warned, key)
+
+	now := seen{Revision: entry.Revision, Sum: sum(value)}
+	before, known := b.told[key]
+	stored, inData := b.stored(key)
+	switch {
+	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored):
+		delete(b.changes, key)
+		if b.OnMatchingUpdate && now.Revision != before.Revision && epoch == b.epoch {
+			b.matched = key
+		}
+		b.told[key] = now
+	case b.adopt && !known && inData && equal(value, stored):
+		b.told[key], b.settled.Keys[key] = now, now
+	default:
+		b.changes[key] = change{seen: &now, value: value}
+	}
+}
+
+// gone notes that a key holds no value any more, if it did.
+func (b *book) gone(key string) {
+	delete(b.absent, key)
+	_, known := b.told[key]
+	_, inData := b.stored(key)
+	if known || inData {
+		b.changes[key] = change{}
+	} else {
+		delete(b.changes, key)
+	}
+}
+
+// missing notes that a key vanished without a marker.
+func (b *book) missing(key string) {
+	if b.OnMissing == Delete {
+		b.gone(key)
+		return
+	}
+	delete(b.changes, key)
+	if !b.warned[key] {
+		b.env.Log.Warn("a key vanished without being deleted: its value is kept", "bucket", b.target.bucket, "key", key)
+		b.warned[key] = true
+	}
+	b.absent[key] = true
+}
+
+// synced notes that all has been told: a known key that was not is missing.
+func (b *book) synced(epoch kv.Epoch) {
+	if b.first {
+		for _, key := range slices.Sorted(maps.Keys(b.told)) {
+			if _, gone := b.changes[key]; !gone && !b.present[key] {
+				b.missing(key)
+			}
+		}
+	}
+	b.first, b.epoch = false, epoch
+}
+
+// held says whether any key holds a value.
+func (b *book) held() bool { return len(b.told) > 0 }
+
+// report reports the changes in one commit, with the mark that they will leave.
+func (b *book) report(o watchers.Observation, report watchers.Report) error {
+	keys := map[string]*seen{}
+	if s, ok := b.told[b.matched]; ok {
+		keys[b.matched] = &s
+	}
+	for key, c := range b.changes {
+		keys[key] = c.seen
+	}
+	after := b.settled.with(b.epoch, keys)
+	o.Set, o.Delete = b.items()
+	o.Mark = after.encode()
+
+	err := report(o)
+	if err != nil && !errors.Is(err, watchers.ErrRefused) {
+		return err
+	}
+	for key, c := range b.changes {
+		if c.seen == nil {
+			delete(b.told, key)
+			delete(b.object, key)
+			continue
+		}
+		b.told[key] = *c.seen
+		if b.object != nil {
+			b.object[key] = c.value
+		}
+	}
+	if err == nil {
+		b.settled = after
+	}
+	b.changes, b.matched = map[string]change{}, ""
+
+	return nil
+}
+
+// detail names what has changed, for people.
+func (b *book) detail() string {
+	keys := slices.Sorted(maps.Keys(b.changes))
+	switch {
+	case len(keys) > 1:
+		return fmt.Sprintf("%d keys of %s changed", len(keys), b.target.bucket)
+	case b.changes[keys[0]].seen == nil:
+		return fmt.Sprintf("%s.%s is gone", b.target.bucket, keys[0])
+	default:
+		return fmt.Sprintf("%s.%s changed at revision %d", b.target.bucket, keys[0], b.changes[keys[0]].seen.Revision)
+	}
+}
+
+// stored returns a key's value as it stands in the data.
+func (b *book) stored(key string) (json.RawMessage, bool) {
+	if b.object != nil {
+		value, ok := b.object[key]
+		return value, ok
+	}
+	name, _ := b.item(b.target, key)
+
+	return b.env.Data().Get(name)
+}
+
+// items returns what the changes make of the data.
+func (b *book) items() (set []datalayer.Item, remove []string) {
+	for _, key := range slices.Sorted(maps.Keys(b.changes)) {
+		name, _ := b.item(b.target, key)
+		if c := b.changes[key]; c.seen == nil {
+			remove = append(remove, name)
+		} else {
+			set = append(set, datalayer.Item{Name: name, Value: c.value})
+		}
+	}
+	if b.object == nil || len(b.changes) == 0 {
+		return set, remove
+	}
+
+	after := maps.Clone(b.object)
+	for key, c := range b.changes {
+		if c.seen == nil {
+			delete(after, key)
+		} else {
+			after[key] = c.value
+		}
+	}
+	name, _ := b.item(b.target, "")
+	value, err := datalayer.Encode(after)
+	if err != nil {
+		panic("values of items are JSON: " + err.Error())
+	}
+
+	return []datalayer.Item{{Name: name, Value: value}}, nil
+}
+
+// equal says whether two values are the same although other software may have
+// written one of them, with other spaces and escapes.
+func equal(a, b []byte) bool {
+	x, errX := datalayer.Decode(a)
+	y, errY := datalayer.Decode(b)
+
+	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+}

@@ -56,12 +56,14 @@ func DefaultDir() (string, error) {
 type Store struct {
 	conn   *nats.Conn
 	dialer *dialer
+	closed chan struct{} // closed after the connection's last callback
 }
 
 // Connect returns a connection to the store in a folder, and serves the store
-// from this process if no other one does. It waits until ctx is done for a
-// server that has the folder's lock and does not answer yet; ctx does not
-// matter after that. A folder that cannot be used is an error at once.
+// from this process if no other one does. Until ctx is done it waits for another
+// process that has the folder's lock and does not answer; the recovery of a
+// large store in this process it does not cut short. A folder that cannot be
+// used is an error at once.
 func Connect(ctx context.Context, opts Options) (*Store, error) {
 	dir, err := opts.Dir, error(nil)
 	if dir == "" {
@@ -79,11 +81,13 @@ func Connect(ctx context.Context, opts Options) (*Store, error) {
 
 	d := &dialer{dir: dir, log: log.With("store", dir)}
 	for attempt := 1; ; attempt++ {
-		conn, err := nats.Connect("nats://store", connOptions(d)...)
+		closed := make(chan struct{})
+		conn, err := nats.Connect("nats://store", append(connOptions(d),
+			nats.ClosedHandler(func(*nats.Conn) { close(closed) }))...)
 		if err == nil {
-			return &Store{conn, d}, nil
+			return &Store{conn, d, closed}, nil
 		}
-		if d.err != nil && !errors.Is(d.err, errServed) {
+		if d.err != nil && !errors.Is(d.err, errNoAnswer) {
 			d.close()
 			return nil, d.err
 		}
@@ -106,7 +110,8 @@ func (s *Store) Conn() *nats.Conn { return s.conn }
 // Close ends the connection and, if this process serves the store, the server;
 // it returns when nothing of it is left running. Requests of this process that
 // still wait are failed with nats.ErrConnectionClosed. The error says that something
-// that was published has not reached the store.
+// that was published has not reached the store. A handler of the connection must not
+// call it.
 func (s *Store) Close() error {
 	var err error
 	if !s.conn.IsClosed() {
@@ -115,6 +120,7 @@ func (s *Store) Close() error {
 		}
 	}
 	s.conn.Close()
+	<-s.closed
 	s.dialer.close()
 	return err
 }
@@ -124,6 +130,7 @@ const flushTimeout = time.Second
 // connOptions make a connection that never gives up and notices a dead server
 // (one that was killed closes its socket: that is noticed at once) in 20 to 30 s.
 func connOptions(d *dialer) []nats.Option {
+	var lastErr string // of the handlers, which nats.go calls one after the other
 	return []nats.Option{
 		nats.Name("keyturn"),
 		nats.SetCustomDialer(d),
@@ -135,6 +142,12 @@ func connOptions(d *dialer) []nats.Option {
 		nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			d.log.Debug("disconnected from the store", "error", err)
+		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err.Error() != lastErr && !errors.Is(err, errNoAnswer) {
+				d.log.Error("no way to the store", "error", err)
+			}
+			lastErr = err.Error()
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { d.log.Debug("connected to the store again") }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package broker
 
 import (
@@ -182,6 +184,7 @@ func bucketWith(t testing.TB, store *Store, key, value string) jetstream.KeyValu
 }
 
 func TestUnusableFolders(t *testing.T) {
+	verifyNoLeak(t)
 	root := t.TempDir()
 	file := filepath.Join(root, "file")
 	os.WriteFile(file, nil, 0o600)
@@ -200,7 +203,7 @@ func TestUnusableFolders(t *testing.T) {
 		filepath.Join(file, "x"): "it is not a folder: name one in KEYTURN_STORE",
 		open:                     "others have access to it (mode 0755): chmod 700 it, or name another folder in KEYTURN_STORE",
 		writable:                 "others have access to it (mode 0777): chmod 700 it, or name another folder in KEYTURN_STORE",
-		damaged:                  "storage directory is not a directory",
+		damaged:                  "its server does not start: Can't start JetStream: storage directory is not a directory",
 	} {
 		_, err := Connect(t.Context(), Options{Dir: dir})
 		if err == nil || !strings.HasPrefix(err.Error(), "open store "+dir+": ") || !strings.Contains(err.Error(), want) {
@@ -211,6 +214,7 @@ func TestUnusableFolders(t *testing.T) {
 }
 
 func TestWaitsForAServerThatDoesNotAnswer(t *testing.T) {
+	verifyNoLeak(t)
 	dir := t.TempDir()
 	os.Chmod(dir, 0o700)
 	lock, err := lockFolder(dir)
@@ -228,6 +232,7 @@ func TestWaitsForAServerThatDoesNotAnswer(t *testing.T) {
 }
 
 func TestCloseFailsWhatStillWaits(t *testing.T) {
+	verifyNoLeak(t)
 	store := connect(t, t.TempDir())
 	if _, err := store.Conn().Subscribe("deaf", func(*nats.Msg) {}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// errNoAnswer says that a server holds the store and does not answer: it begins,
+// ends, or is stuck. Only trying again tells.
+var errNoAnswer = errors.New("its server does not answer")
+
 // dialer finds the way to the store each time the connection asks for one.
 //
 // It needs no lock: nats.go calls Dial under the lock of the connection, and
@@ -26,11 +30,8 @@ var _ nats.CustomDialer = (*dialer)(nil)
 // serves the folder, or starts one if nobody does. It tries once and does not wait.
 func (d *dialer) Dial(_, _ string) (net.Conn, error) {
 	conn, err := d.dial()
-	if err != nil && !errors.Is(err, errServed) {
+	if err != nil {
 		err = fmt.Errorf("open store %s: %w", d.dir, err)
-		if d.err == nil || d.err.Error() != err.Error() {
-			d.log.Error("no way to the store", "error", err)
-		}
 	}
 	d.err = err
 	return conn, err
@@ -41,13 +42,13 @@ func (d *dialer) dial() (net.Conn, error) {
 		d.owner = nil
 	}
 	if d.owner != nil {
-		return d.owner.server.InProcessConn()
+		return d.owner.connect()
 	}
 	if err := checkFolder(d.dir); err != nil {
 		return nil, err
 	}
 	lock, err := lockFolder(d.dir)
-	if errors.Is(err, errServed) {
+	if errors.Is(err, errLocked) {
 		return dialSocket(d.dir)
 	}
 	if err != nil {
@@ -56,7 +57,7 @@ func (d *dialer) dial() (net.Conn, error) {
 	if d.owner, err = own(d.dir, lock, d.log); err != nil {
 		return nil, err
 	}
-	return d.owner.server.InProcessConn()
+	return d.owner.connect()
 }
 
 // close ends the server if there is one in this process.

@@ -14,8 +14,8 @@ import (
 
 const lockName = "lock"
 
-// errServed says that another process has the folder's lock.
-var errServed = errors.New("another process serves the store")
+// errLocked says that another process has the folder's lock.
+var errLocked = errors.New("another process has the lock")
 
 // checkFolder makes the folder if there is none, and refuses one that is not this
 // user's alone: root, too, would leave files there that the owner cannot read.
@@ -55,7 +55,7 @@ func closeFolder(dir string, mode os.FileMode) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// lockFolder takes the folder's lock, or returns errServed. The kernel gives the
+// lockFolder takes the folder's lock, or returns errLocked. The kernel gives the
 // lock back when this process ends, however it ends; the file stays.
 func lockFolder(dir string) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
@@ -66,22 +66,15 @@ func lockFolder(dir string) (*os.File, error) {
 	if err != nil {
 		file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errServed
+			return nil, errLocked
 		}
 		return nil, fmt.Errorf("lock the folder: %w: it must be on a file system that has locks", err)
 	}
-	// For people, and for the message of a process that waits. The lock is what counts.
-	err = errors.Join(file.Truncate(0), writePid(file))
-	if err != nil {
-		unlock(file)
-		return nil, fmt.Errorf("write to the folder: %w", errno(err))
-	}
+	// For the message of a process that waits. It is the lock that counts, and on a
+	// full disk the store can still be read: no error.
+	file.Truncate(0)
+	file.WriteString(strconv.Itoa(os.Getpid()))
 	return file, nil
-}
-
-func writePid(file *os.File) error {
-	_, err := file.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
-	return err
 }
 
 // unlock gives the lock back also from a child that was just forked and has not

@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-var errServed = errors.New("another process serves the store")
+var errLocked = errors.New("another process has the lock")
 
 // checkFolder refuses every folder: without the lock two servers could take one.
 func checkFolder(string) error {

@@ -12,10 +12,14 @@ import (
 
 // watch returns when ctx is done, or when the server needs a new start: a full or
 // read-only disk makes it stop answering for good, also when the disk is well
-// again. What was wrong from the start, a damaged bucket, a new start does not mend.
+// again. What was wrong from the start with a disk that takes data, say a damaged
+// bucket, a new start does not mend.
 func (o *owner) watch(ctx context.Context, trouble <-chan struct{}) {
-	atStart := ailments(o.server)
 	var look <-chan time.Time // nil while there is no reason to
+	atStart := ailments(o.server)
+	if atStart != "" && writeCanary(o.dir) != nil {
+		atStart, look = "", time.After(time.Second)
+	}
 	for {
 		select {
 		case <-ctx.Done():

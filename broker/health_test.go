@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,9 +27,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	server, client := connect(t, dir), connect(t, dir)
-	kvs := []interface {
-		PutString(context.Context, string, string) (uint64, error)
-	}{bucket(t, server), bucket(t, client)}
+	kvs := []jetstream.KeyValue{bucket(t, server), bucket(t, client)}
 
 	var acknowledged []string
 	tryPut := func(i int) bool {
@@ -51,6 +50,17 @@ func TestFullDisk(t *testing.T) {
 	fillDisk(t, filler)
 	eventually(t, "puts fail", func() bool { i++; return !tryPut(i) && !tryPut(i+1) })
 	i += 2
+
+	// A store that is opened on a full disk can be read, and mends as well.
+	client.Close()
+	server.Close()
+	server, client = connect(t, dir), connect(t, dir)
+	kvs[0], kvs[1] = openBucket(t, server.Conn()), openBucket(t, client.Conn())
+	for _, key := range acknowledged {
+		wantValue(t, openBucket(t, client.Conn()), key, key)
+	}
+	eventually(t, "puts fail", func() bool { i += 2; return !tryPut(i) && !tryPut(i+1) })
+
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

@@ -49,6 +49,15 @@ func own(dir string, lock *os.File, log *slog.Logger) (*owner, error) {
 	return o, nil
 }
 
+// connect returns a connection to the server in memory.
+func (o *owner) connect() (net.Conn, error) {
+	conn, err := o.server.InProcessConn()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err) // it is stopping
+	}
+	return conn, nil
+}
+
 // stop ends the server and waits until it has given the lock back.
 func (o *owner) stop() {
 	o.cancel()
@@ -65,13 +74,30 @@ func (o *owner) stopped() bool {
 	}
 }
 
-// startServer starts a server that listens nowhere and syncs every write. The
-// channel has something in it after each warning or error of the server.
+// roomy is a limit of all that is stored which leaves it to the disk to be full.
+const roomy = 1 << 62
+
+// startServer starts a server on the folder. The channel has something in it
+// after each warning or error of the server.
 func startServer(dir string, log *slog.Logger) (*server.Server, <-chan struct{}, error) {
+	srv, trouble, err := startLimitedServer(dir, log, 0)
+	if err != nil || srv.JetStreamConfig().MaxStore > 1<<30 {
+		return srv, trouble, err
+	}
+	// The disk is nearly full, so the limit is nothing to go by: it would
+	// still be the limit when there is space again.
+	shutdown(srv)
+	return startLimitedServer(dir, log, roomy)
+}
+
+// startLimitedServer starts a server that listens nowhere, syncs every write and
+// stores at most limit bytes, which for 0 is three quarters of what the disk has for it.
+func startLimitedServer(dir string, log *slog.Logger, limit int64) (*server.Server, <-chan struct{}, error) {
 	srv, err := server.NewServer(&server.Options{
 		ServerName:             "keyturn",
 		DontListen:             true,
 		JetStream:              true,
+		JetStreamMaxStore:      limit,
 		StoreDir:               dir,
 		SyncAlways:             true,
 		NoSigs:                 true,
@@ -83,11 +109,16 @@ func startServer(dir string, log *slog.Logger) (*server.Server, <-chan struct{},
 	serverLog := &serverLog{log: log, trouble: make(chan struct{}, 1)}
 	srv.SetLoggerV2(serverLog, log.Enabled(context.Background(), slog.LevelDebug), false, false)
 	srv.Start()
-	if serverLog.fatal != "" || !srv.JetStreamEnabled() {
-		shutdown(srv)
-		return nil, nil, errors.New(serverLog.fatal)
+	switch {
+	case serverLog.fatal != "":
+		err = fmt.Errorf("its server does not start: %s", serverLog.fatal)
+	case !srv.JetStreamEnabled():
+		err = errors.New("its server gave up while it started: its log says why")
+	default:
+		return srv, serverLog.trouble, nil
 	}
-	return srv, serverLog.trouble, nil
+	shutdown(srv)
+	return nil, nil, err
 }
 
 func shutdown(srv *server.Server) {
@@ -144,9 +175,9 @@ func (o *owner) serve(ctx context.Context, client *net.UnixConn) {
 		o.log.Warn("refused a connection to the store", "error", err)
 		return
 	}
-	inside, err := o.server.InProcessConn()
+	inside, err := o.connect()
 	if err != nil {
-		return // the server is stopping, and the client will look for the next one
+		return // the client looks for the next server
 	}
 	hangUp := func() { client.Close(); inside.Close() }
 	defer context.AfterFunc(ctx, hangUp)()

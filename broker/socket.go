@@ -27,7 +27,7 @@ func listenSocket(dir string) (listener *net.UnixListener, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: the folder must be on a file system that has unix sockets", err)
+		return nil, fmt.Errorf("%w: name a folder on a local disk in KEYTURN_STORE", err)
 	}
 	// The name it was bound by may be gone: whoever closes it removes the file.
 	listener.SetUnlinkOnClose(false)
@@ -38,15 +38,14 @@ func listenSocket(dir string) (listener *net.UnixListener, err error) {
 	return listener, nil
 }
 
-// dialSocket connects to the process that serves the folder. Its error is errServed:
-// that process may be about to listen, or to end.
+// dialSocket connects to the process that has the folder's lock, or returns errNoAnswer.
 func dialSocket(dir string) (conn net.Conn, err error) {
 	err = withShortPath(dir, func(short string) error {
 		conn, err = net.Dial("unix", short)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errServed, err)
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	return conn, nil
 }
@@ -68,4 +67,16 @@ func withShortPath(dir string, do func(path string) error) error {
 		return err
 	}
 	return do(filepath.Join(link, socketName))
+}
+
+// control calls do with the file descriptor of a connection.
+func control(conn *net.UnixConn, do func(fd int) error) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if ctlErr := raw.Control(func(fd uintptr) { err = do(int(fd)) }); ctlErr != nil {
+		return ctlErr
+	}
+	return err
 }

@@ -36,8 +36,8 @@ func Decode(kind watchers.Kind, properties string) (watchers.Properties, error) 
 	return p, nil
 }
 
-// fieldsOf returns the fields of properties by their json tags. It panics when they
-// are not what watchers.Properties asks for.
+// fieldsOf returns the exported fields of properties by their json tags. It panics
+// when they are not what watchers.Properties asks for.
 func fieldsOf(p watchers.Properties) map[string]reflect.Value {
 	value := reflect.ValueOf(p)
 	if value.Kind() != reflect.Pointer || value.Elem().Kind() != reflect.Struct {
@@ -46,9 +46,12 @@ func fieldsOf(p watchers.Properties) map[string]reflect.Value {
 	fields := map[string]reflect.Value{}
 	for i := range value.Elem().NumField() {
 		field := value.Elem().Type().Field(i)
+		if !field.IsExported() {
+			continue
+		}
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name == "" || !field.IsExported() {
-			panic(fmt.Sprintf("%T: field %s is no property: it needs a json tag and a capital letter", p, field.Name))
+		if name == "" {
+			panic(fmt.Sprintf("%T: field %s has no json tag", p, field.Name))
 		}
 		fields[name] = value.Elem().Field(i)
 	}

@@ -19,8 +19,8 @@ import (
 )
 
 // patience is how long anything may take that should happen soon. It is fake in
-// a synctest bubble.
-const patience = 10 * time.Second
+// a synctest bubble. Only the test of this package changes it.
+var patience = 10 * time.Second
 
 // Machine stands in for the machine of one watcher: it commits what the watcher
 // reports and keeps its mark, but it has no states and no events.
@@ -37,6 +37,7 @@ type Machine struct {
 
 	t       testing.TB
 	stop    func()
+	folder  []string   // what was in Env.Dir when the watcher was made
 	mu      sync.Mutex // guards what follows
 	store   *datalayer.Store
 	visit   watchers.Visit
@@ -163,7 +164,11 @@ func (m *Machine) setRunning(running bool) {
 // Enter begins a visit and returns a function that ends it, waits for Run and
 // returns what that returned. A watcher that does not end fails the test.
 func (m *Machine) Enter(w watchers.Watcher) (leave func() error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	return m.enter(context.Background(), w)
+}
+
+func (m *Machine) enter(ctx context.Context, w watchers.Watcher) (leave func() error) {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx, w) }()
 	leave = sync.OnceValue(func() error {

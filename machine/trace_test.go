@@ -3,6 +3,7 @@ package machine_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
+	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/memkv"
 	"github.com/keyturn-io/keyturn/machine"
 	"github.com/keyturn-io/keyturn/watchers"
@@ -181,13 +183,14 @@ func (p *play) line(line string) {
 	if err != nil {
 		p.t.Fatalf("%s: %s", line, err)
 	}
+	time.Sleep(10 * time.Microsecond)
 	synctest.Wait()
 }
 
 func (p *play) start() {
 	m, err := machine.New(p.manifest, machine.Options{
 		Dir:    p.dir,
-		Bucket: p.store.Bucket,
+		Bucket: p.bucket,
 		Log:    slog.New(warnings{p}),
 		OnStep: func(s machine.Step) {
 			if s.Watcher == "stepper" {
@@ -209,6 +212,25 @@ func (p *play) start() {
 	p.machine, p.cancel, p.ended = m, cancel, make(chan error, 1)
 	playing = p
 	go func() { p.ended <- m.Run(ctx) }()
+}
+
+// bucket is a bucket that takes a moment to answer, another one for each name, so
+// that watchers that begin at the same time report in the same order each time.
+func (p *play) bucket(name string) (kv.Bucket, error) {
+	b, err := p.store.Bucket(name)
+	return slowBucket{b}, err
+}
+
+type slowBucket struct{ kv.Bucket }
+
+func (b slowBucket) Get(ctx context.Context, key string) (kv.Entry, error) {
+	time.Sleep(time.Duration(len(b.Name())))
+	return b.Bucket.Get(ctx, key)
+}
+
+func (b slowBucket) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
+	time.Sleep(time.Duration(len(b.Name())))
+	return b.Bucket.Watch(ctx, opts)
 }
 
 func (p *play) stop() {
@@ -292,6 +314,7 @@ func (c *commandWatcher) Run(ctx context.Context, report watchers.Report) error 
 	if c.quiet {
 		return report(watchers.Observation{Outcome: watchers.Success})
 	}
+	time.Sleep(time.Microsecond) // so that the step is told first
 	data := c.env.Data().JSON()
 	c.play.say("command %s begins: %s from %s, data %s", c.env.Watcher, visit.Event, visit.Previous, strings.Join(strings.Fields(string(data)), " "))
 	if c.Panics {
@@ -304,6 +327,7 @@ func (c *commandWatcher) Run(ctx context.Context, report watchers.Report) error 
 	select {
 	case <-time.After(time.Duration(c.Takes)):
 	case <-killed:
+		time.Sleep(time.Microsecond)
 		c.play.say("command %s is killed", c.env.Watcher)
 		return nil
 	case <-c.env.Stopping:

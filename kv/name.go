@@ -34,6 +34,16 @@ func CheckKey(key string) error { return check(key, false) }
 // token) and the last one > (one or more tokens).
 func CheckFilter(filter string) error { return check(filter, true) }
 
+// CheckFilters returns what CheckFilter says of the first filter that it refuses.
+func CheckFilters(filters []string) error {
+	for _, filter := range filters {
+		if err := CheckFilter(filter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func check(key string, wild bool) error {
 	switch {
 	case key == "":
@@ -80,4 +90,17 @@ func Match(filter, key string) bool {
 		}
 		filter, key = frest, krest
 	}
+}
+
+// MatchAny says whether one of the valid filters matches a key. No filter means all keys.
+func MatchAny(filters []string, key string) bool {
+	if len(filters) == 0 {
+		return true
+	}
+	for _, filter := range filters {
+		if Match(filter, key) {
+			return true
+		}
+	}
+	return false
 }

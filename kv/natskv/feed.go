@@ -1,0 +1,320 @@
+package natskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/kv/internal/view"
+)
+
+// minProbe is the shortest Probe: the server refuses heartbeats of less than half of it.
+const minProbe = 200 * time.Millisecond
+
+// feed follows a bucket for all who watch it, from the first watch until a while
+// after the last one was left. It lives in the goroutine in run.
+type feed struct {
+	b        *bucket
+	view     *view.View
+	attached chan struct{} // holds a token when somebody has come
+
+	// Guarded by client.mu.
+	watchers int
+	left     time.Time // when the last one left
+	wishes   map[string]*wish
+
+	// Owned by the goroutine in run.
+	epoch kv.Epoch
+	high  uint64 // the highest revision seen in this epoch
+}
+
+// wish is a filter that somebody watches, or did a moment ago.
+type wish struct {
+	watchers int
+	left     time.Time
+}
+
+// Why a session ends, besides the errors of requests.
+var (
+	errIdle  = errors.New("nobody watches")
+	errWider = errors.New("somebody watches more keys")
+)
+
+// doubt is a reason to compare the bucket with what is known of it.
+type doubt struct{ reason error }
+
+func (d doubt) Error() string { return "compare again: " + d.reason.Error() }
+
+func doubtful(format string, args ...any) error { return doubt{fmt.Errorf(format, args...)} }
+
+// follow begins a watch. The caller calls leave when it ends.
+func (b *bucket) follow(filters []string) (sub *view.Subscriber, leave func(), err error) {
+	c := b.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, fmt.Errorf("watch bucket %s: %w", b.name, errClosed)
+	}
+	f := b.feed
+	if f == nil {
+		f = &feed{
+			b:        b,
+			view:     view.New(b.name),
+			attached: make(chan struct{}, 1),
+			wishes:   map[string]*wish{},
+		}
+		b.feed = f
+		c.feeds.Go(func() { f.run(c.ctx) })
+	}
+	f.watchers++
+	// The wishes come first: a session that counts the subscriber in covers it.
+	for _, filter := range orAll(filters) {
+		if f.wishes[filter] == nil {
+			f.wishes[filter] = &wish{}
+		}
+		f.wishes[filter].watchers++
+	}
+	sub = f.view.Subscribe(filters)
+	select {
+	case f.attached <- struct{}{}:
+	default:
+	}
+	return sub, func() { f.leave(sub) }, nil
+}
+
+func orAll(filters []string) []string {
+	if len(filters) == 0 {
+		return []string{all}
+	}
+	return filters
+}
+
+func (f *feed) leave(sub *view.Subscriber) {
+	sub.Leave()
+	c := f.b.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	f.watchers--
+	f.left = now
+	for _, filter := range orAll(sub.Filters()) {
+		f.wishes[filter].watchers--
+		f.wishes[filter].left = now
+	}
+}
+
+// retire takes the feed from its bucket if nobody has watched for a while.
+func (f *feed) retire() bool {
+	c := f.b.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.watchers > 0 || time.Since(f.left) < c.opts.Linger {
+		return false
+	}
+	f.b.feed = nil
+	return true
+}
+
+// cover returns what a session has to cover.
+func (f *feed) cover() []string {
+	c := f.b.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var filters []string
+	for filter, w := range f.wishes {
+		if w.watchers > 0 || time.Since(w.left) < c.opts.Linger {
+			filters = append(filters, filter)
+		} else {
+			delete(f.wishes, filter)
+		}
+	}
+	return cover(filters)
+}
+
+// run follows the bucket in one session after the other, until nobody watches.
+func (f *feed) run(ctx context.Context) {
+	status := f.b.client.nc.StatusChanged()
+	defer f.b.client.nc.RemoveStatusListener(status)
+	for attempts := 0; ; {
+		began := time.Now()
+		err := f.session(ctx, status)
+		if ctx.Err() != nil || errors.Is(err, errIdle) {
+			return
+		}
+		if time.Since(began) > f.b.client.opts.Probe {
+			attempts = 0
+		}
+		var d doubt
+		switch {
+		case errors.Is(err, errWider):
+			continue
+		case errors.As(err, &d):
+			f.b.client.opts.Log.Debug("watched bucket is compared again", "bucket", f.b.name, "reason", d.reason)
+			if attempts++; attempts == 1 {
+				continue
+			}
+		default:
+			attempts++
+			f.view.Lose(fmt.Errorf("watch bucket %s: %w", f.b.name, translate(err)))
+		}
+		retry := time.NewTimer(time.Until(began.Add(pause(attempts))))
+		select {
+		case <-ctx.Done():
+		case <-retry.C:
+		case <-f.attached:
+		case <-status:
+		}
+		retry.Stop()
+		if f.retire() {
+			return
+		}
+	}
+}
+
+// session follows the bucket for the life of one consumer and returns why it ended.
+func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
+	for len(status) > 0 {
+		<-status // what happened before this session is no doubt about it
+	}
+	opts := f.b.client.opts
+	newest, filters := f.view.Newest(), f.cover()
+	opening, cancel := context.WithTimeout(ctx, opts.Probe)
+	defer cancel()
+	bound, err := f.b.bind(opening)
+	if err != nil {
+		return err
+	}
+	info := bound.stream.CachedInfo()
+	life := epoch(info)
+	reset := life == f.epoch && info.State.LastSeq < f.high
+	s := &session{
+		taken: func(snapshot map[string]kv.Entry) { f.view.Replace(life, snapshot, reset, newest) },
+		live:  f.view.Change,
+	}
+	if err := f.b.open(opening, bound, filters, s, false); err != nil {
+		return err
+	}
+	defer s.end()
+	defer func() { f.epoch, f.high = life, max(s.state().high, info.State.LastSeq) }()
+
+	ticker := time.NewTicker(opts.Probe)
+	defer ticker.Stop()
+	complete := s.complete
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-s.doubt:
+			return doubt{err}
+		case now := <-status:
+			return doubtful("the connection is %s", now)
+		case <-complete:
+			complete = nil
+			err = f.admit(ctx, s, filters)
+		case <-f.attached:
+			if complete == nil {
+				err = f.admit(ctx, s, filters)
+			}
+		case <-ticker.C:
+			switch {
+			case f.retire():
+				return errIdle
+			case complete == nil:
+				info, err = f.probe(ctx, s, filters, info)
+			case s.state().stuck > patience:
+				return errIncomplete
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// admit makes those who came after the session began ready, once it is sure that
+// what is known is as new as their coming.
+func (f *feed) admit(ctx context.Context, s *session, filters []string) error {
+	subs := f.view.Waiting()
+	var asked []string
+	for _, sub := range subs {
+		for _, filter := range orAll(sub.Filters()) {
+			if !covered(filters, filter) {
+				return errWider
+			}
+			if !slices.Contains(asked, filter) {
+				asked = append(asked, filter)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.b.client.opts.Probe)
+	defer cancel()
+	for _, filter := range asked {
+		last, err := f.b.newest(ctx, s.bound, filter)
+		if err != nil && !errors.Is(translate(err), kv.ErrKeyNotFound) {
+			return doubtful("ask for the newest revision: %w", translate(err))
+		}
+		for !f.reflects(s, filter, last) {
+			select {
+			case <-s.moved:
+			case err := <-s.doubt:
+				return doubt{err}
+			case <-ctx.Done():
+				return doubtful("revision %d has not come", last.Revision)
+			}
+		}
+	}
+	f.view.Admit(subs...)
+	return nil
+}
+
+// reflects says whether what is known is as new as last, the newest entry that
+// the filter matches; without a revision there is none.
+func (f *feed) reflects(s *session, filter string, last kv.Entry) bool {
+	switch {
+	case last.Revision == 0:
+		return !f.view.Any(filter)
+	case kv.CheckKey(last.Key) != nil:
+		return s.state().high >= uint64(last.Revision)
+	}
+	return f.view.Has(last)
+}
+
+// probe looks at the stream for what the consumer cannot tell. It returns what
+// the next probe is to compare with, and an error that ends the session.
+func (f *feed) probe(ctx context.Context, s *session, filters []string, before *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
+	opts := f.b.client.opts
+	ctx, cancel := context.WithTimeout(ctx, opts.Probe)
+	defer cancel()
+	bound, err := f.b.bind(ctx)
+	if err != nil {
+		return before, err
+	}
+	now, st := bound.stream.CachedInfo(), s.state()
+	whole := filters[0] == all
+	known := uint64(f.view.Len() + st.strange)
+	vanished := now.State.NumSubjects < before.State.NumSubjects ||
+		whole && now.State.LastSeq == st.high && now.State.NumSubjects < known
+	switch {
+	case !now.Created.Equal(before.Created):
+		return before, doubtful("the bucket was created again")
+	case now.State.LastSeq < before.State.LastSeq:
+		return before, doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
+	case whole && before.State.LastSeq > st.high:
+		return before, doubtful("revision %d has not come", before.State.LastSeq)
+	case st.silent > opts.Probe:
+		return before, doubtful("the server has been silent for %s", st.silent)
+	case vanished && time.Since(s.began) > 10*st.took: // where keys expire all the time, that is not all we do
+		return before, doubtful("keys have vanished")
+	case vanished:
+		now.State.NumSubjects = before.State.NumSubjects
+	case time.Since(s.began) > opts.Reconcile:
+		return before, doubtful("it is time")
+	}
+	return now, nil
+}

@@ -1,0 +1,251 @@
+package natskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/keyturn-io/keyturn/kv"
+)
+
+// patience is how long a snapshot may make no progress. With a damaged record in
+// the store its end never comes.
+const patience = 10 * time.Second
+
+var errIncomplete = fmt.Errorf("%w: the server does not tell all that is in the bucket", kv.ErrUnavailable)
+
+// session is the life of one consumer: the newest entry of each key, which makes
+// the snapshot, and then what follows. It is over at the first thing that is not
+// as it should be, which it says on doubt.
+//
+// The consumer pushes, because that costs no requests while nothing happens, and
+// needs the permissions that a watch of any JetStream KV client needs.
+type session struct {
+	b        *bucket
+	bound    *binding
+	consumer string
+	sub      *nats.Subscription
+	began    time.Time
+	taken    func(map[string]kv.Entry) // called with the snapshot
+	live     func(kv.Entry)            // called with each entry after that
+
+	complete chan struct{} // closed when the snapshot has been taken
+	doubt    chan error    // the first reason why the session is over
+	moved    chan struct{} // holds a token when something has come
+
+	mu       sync.Mutex
+	over     bool
+	snapshot map[string]kv.Entry // nil when it has been taken
+	strange  map[string]struct{} // keys that no client would put
+	received uint64              // messages that came
+	high     uint64              // what is known is as new as this revision
+	heard    time.Time           // when the server was last heard of
+	progress time.Time           // when the last message came
+	took     time.Duration       // from the beginning to the end of the snapshot
+}
+
+// open begins a session on the keys that one of the filters matches.
+func (b *bucket) open(ctx context.Context, bound *binding, filters []string, s *session, headersOnly bool) error {
+	s.b, s.bound = b, bound
+	s.complete = make(chan struct{})
+	s.doubt = make(chan error, 1)
+	s.moved = make(chan struct{}, 1)
+	s.snapshot, s.strange = map[string]kv.Entry{}, map[string]struct{}{}
+	s.began = time.Now()
+	s.heard, s.progress = s.began, s.began
+	s.high = bound.stream.CachedInfo().State.LastSeq
+
+	subjects := make([]string, len(filters))
+	for i, f := range filters {
+		subjects[i] = bound.read + f
+	}
+	inbox := b.client.nc.NewInbox()
+	sub, err := b.client.nc.Subscribe(inbox, s.deliver)
+	if err != nil {
+		return err
+	}
+	s.sub = sub
+	// The server sends no more than 32 MB ahead of what was confirmed.
+	if err := sub.SetPendingLimits(-1, 64<<20); err != nil {
+		return err
+	}
+	config := jetstream.ConsumerConfig{
+		DeliverSubject:    inbox,
+		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		FilterSubjects:    subjects,
+		AckPolicy:         jetstream.AckNonePolicy,
+		MaxDeliver:        1,
+		FlowControl:       true,
+		IdleHeartbeat:     b.client.opts.Probe / 2,
+		InactiveThreshold: 5 * time.Second,
+		HeadersOnly:       headersOnly,
+		MemoryStorage:     true,
+		Replicas:          1,
+	}
+	var pending uint64
+	err = b.client.request(ctx, func(ctx context.Context) error {
+		consumer, err := bound.stream.CreatePushConsumer(ctx, config)
+		if err != nil {
+			return err
+		}
+		info := consumer.CachedInfo()
+		s.consumer, pending = info.Name, info.NumPending
+		return nil
+	}, "$JS.API.CONSUMER.CREATE."+b.stream+".")
+	if err != nil {
+		s.end()
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pending == 0 && s.received == 0 {
+		s.take()
+	}
+	return nil
+}
+
+// end ends the session and its consumer. Nothing is told after it has returned.
+func (s *session) end() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	// Errors: without a connection there is nothing to end, and the server removes
+	// what nobody listens to.
+	_ = s.sub.Unsubscribe()
+	if s.consumer != "" {
+		_ = s.b.client.nc.Publish("$JS.API.CONSUMER.DELETE."+s.b.stream+"."+s.consumer, nil)
+	}
+}
+
+// deliver takes what the server sends. It is called for one message at a time.
+func (s *session) deliver(msg *nats.Msg) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		s.control(msg)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.heard = time.Now()
+	s.progress = s.heard
+	if meta.Sequence.Consumer != s.received+1 {
+		s.stop(errors.New("a message was lost"))
+		return
+	}
+	s.received++
+	s.high = max(s.high, meta.Sequence.Stream)
+	key := strings.TrimPrefix(msg.Subject, s.bound.read)
+	entry := kv.Entry{
+		Bucket:    s.b.name,
+		Key:       key,
+		Value:     msg.Data,
+		Revision:  kv.Revision(meta.Sequence.Stream),
+		Created:   meta.Timestamp,
+		Operation: operation(msg.Header),
+	}
+	invalid := kv.CheckKey(key) != nil
+	switch {
+	case invalid:
+		s.strange[key] = struct{}{}
+	case s.snapshot != nil:
+		s.snapshot[key] = entry
+	default:
+		s.live(entry)
+	}
+	if s.snapshot != nil && meta.NumPending == 0 {
+		s.take()
+	}
+	select {
+	case s.moved <- struct{}{}:
+	default:
+	}
+}
+
+// take ends the snapshot. It needs s.mu.
+func (s *session) take() {
+	s.took = time.Since(s.began)
+	s.taken(s.snapshot)
+	s.snapshot = nil
+	close(s.complete)
+}
+
+// stop says why the session is over. It needs s.mu.
+func (s *session) stop(reason error) {
+	s.over = true
+	select {
+	case s.doubt <- reason:
+	default:
+	}
+}
+
+// control takes what the server has to say besides messages: that it is alive and
+// what it has sent, and that it waits for an answer before it sends more.
+func (s *session) control(msg *nats.Msg) {
+	if msg.Header.Get("Status") != "100" {
+		return
+	}
+	reply := msg.Reply
+	if stalled := msg.Header.Get("Nats-Consumer-Stalled"); stalled != "" {
+		reply = stalled
+	}
+	if reply != "" {
+		_ = s.b.client.nc.Publish(reply, nil) // without a connection the session is over anyway
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = time.Now()
+	last, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Consumer"), 10, 64)
+	if err == nil && last > s.received && !s.over {
+		s.stop(errors.New("the last messages were lost"))
+	}
+}
+
+// state is what a session knows of itself at one moment.
+type state struct {
+	high    uint64
+	strange int
+	silent  time.Duration // since the server was heard of
+	stuck   time.Duration // since a message came
+	took    time.Duration
+}
+
+func (s *session) state() state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return state{s.high, len(s.strange), time.Since(s.heard), time.Since(s.progress), s.took}
+}
+
+// snapshot returns the newest entries of at least the keys that one of the filters matches,
+// without their values.
+func (b *bucket) snapshot(ctx context.Context, bound *binding, filters []string) (entries map[string]kv.Entry, err error) {
+	if len(filters) == 0 {
+		filters = []string{all}
+	}
+	s := &session{
+		taken: func(snapshot map[string]kv.Entry) { entries = maps.Clone(snapshot) },
+		live:  func(kv.Entry) {},
+	}
+	if err := b.open(ctx, bound, cover(filters), s, true); err != nil {
+		return nil, err
+	}
+	defer s.end()
+	select {
+	case <-s.complete:
+		return entries, nil
+	case err := <-s.doubt:
+		return nil, fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errIncomplete, ctx.Err())
+	}
+}

@@ -92,7 +92,7 @@ func Connect(ctx context.Context, opts Options) (*Store, error) {
 			return nil, d.err
 		}
 		if attempt == 20 {
-			d.log.Warn("waiting for the process that serves the store", "pid", servedBy(dir))
+			d.log.Warn("waiting for the process that serves the store", "process", servedBy(dir))
 		}
 		select {
 		case <-ctx.Done():
@@ -114,7 +114,7 @@ func (s *Store) Conn() *nats.Conn { return s.conn }
 // call it.
 func (s *Store) Close() error {
 	var err error
-	if !s.conn.IsClosed() {
+	if unsent, _ := s.conn.Buffered(); unsent > 0 || s.conn.IsConnected() {
 		if err = s.conn.FlushTimeout(flushTimeout); err != nil {
 			err = fmt.Errorf("close store %s: %w", s.dialer.dir, err)
 		}

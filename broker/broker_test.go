@@ -57,6 +57,12 @@ func put(t testing.TB, kv jetstream.KeyValue, key, value string) {
 	}
 }
 
+func bucketWith(t testing.TB, store *Store, key, value string) jetstream.KeyValue {
+	kv := bucket(t, store)
+	put(t, kv, key, value)
+	return kv
+}
+
 func wantValue(t testing.TB, kv jetstream.KeyValue, key, want string) {
 	t.Helper()
 	entry, err := kv.Get(t.Context(), key)
@@ -177,10 +183,18 @@ func TestStaleSocket(t *testing.T) {
 	wantValue(t, bucketWith(t, connect(t, dir), "k", "v"), "k", "v")
 }
 
-func bucketWith(t testing.TB, store *Store, key, value string) jetstream.KeyValue {
-	kv := bucket(t, store)
-	put(t, kv, key, value)
-	return kv
+// People take a lock file that is there for one that was left behind.
+func TestRemovedLockFile(t *testing.T) {
+	dir := t.TempDir()
+	put(t, bucket(t, connect(t, dir)), "k", "v")
+	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	second := connect(t, dir)
+	wantValue(t, bucket(t, second), "k", "v")
+	if second.dialer.owner != nil {
+		t.Error("two servers on one folder")
+	}
 }
 
 func TestUnusableFolders(t *testing.T) {
@@ -209,7 +223,26 @@ func TestUnusableFolders(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), "open store "+dir+": ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", dir, err, want)
 		}
-		t.Log(err)
+	}
+}
+
+func TestDefaultDir(t *testing.T) {
+	for _, test := range []struct{ store, data, home, want string }{
+		{"/s", "/d", "/h", "/s"},
+		{"", "/d", "/h", "/d/keyturn"},
+		{"", "relative", "/h", "/h/.local/share/keyturn"},
+		{"", "", "/h", "/h/.local/share/keyturn"},
+	} {
+		t.Setenv("KEYTURN_STORE", test.store)
+		t.Setenv("XDG_DATA_HOME", test.data)
+		t.Setenv("HOME", test.home)
+		if got, err := DefaultDir(); got != test.want || err != nil {
+			t.Errorf("%+v: %q, %v", test, got, err)
+		}
+	}
+	t.Setenv("HOME", "")
+	if _, err := Connect(t.Context(), Options{}); err == nil || !strings.Contains(err.Error(), "set KEYTURN_STORE") {
+		t.Errorf("with no home: %v", err)
 	}
 }
 
@@ -224,10 +257,10 @@ func TestWaitsForAServerThatDoesNotAnswer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = Connect(ctx, Options{Dir: dir})
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d,", os.Getpid())) {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d on ", os.Getpid())) {
 		t.Fatalf("got %v", err)
 	}
-	unlock(lock)
+	lock.unlock()
 	connect(t, dir)
 }
 

@@ -55,42 +55,67 @@ func closeFolder(dir string, mode os.FileMode) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// lockFolder takes the folder's lock, or returns errLocked. The kernel gives the
-// lock back when this process ends, however it ends; the file stays.
-func lockFolder(dir string) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+// folderLock is held while its files are open. The kernel gives it back when this
+// process ends, however it ends.
+type folderLock struct {
+	folder *os.File // holds when somebody removes the lock file
+	file   *os.File // holds against other hosts, where the folder is on NFS
+}
+
+// lockFolder takes the folder's lock, or returns errLocked. The lock file stays for ever.
+func lockFolder(dir string) (*folderLock, error) {
+	folder, err := lockFile(dir, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	file, err := lockFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		unlockFile(folder)
+		return nil, err
+	}
+	// For the message of a process that waits. It is the lock that counts, and on a
+	// full disk the store can still be read: no error.
+	host, _ := os.Hostname()
+	file.Truncate(0)
+	fmt.Fprintf(file, "%d on %s", os.Getpid(), host)
+	return &folderLock{folder, file}, nil
+}
+
+func (l *folderLock) unlock() {
+	unlockFile(l.file)
+	unlockFile(l.folder)
+}
+
+func lockFile(path string, flag int) (*os.File, error) {
+	file, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the folder: %w: make it writable, or name another one in KEYTURN_STORE", errno(err))
 	}
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err != nil {
-		file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errLocked
-		}
-		return nil, fmt.Errorf("lock the folder: %w: it must be on a file system that has locks", err)
+	if err == nil {
+		return file, nil
 	}
-	// For the message of a process that waits. It is the lock that counts, and on a
-	// full disk the store can still be read: no error.
-	file.Truncate(0)
-	file.WriteString(strconv.Itoa(os.Getpid()))
-	return file, nil
+	file.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, errLocked
+	}
+	return nil, fmt.Errorf("lock the folder: %w: name one on a local disk in KEYTURN_STORE", err)
 }
 
-// unlock gives the lock back also from a child that was just forked and has not
+// unlockFile gives the lock back also from a child that was just forked and has not
 // closed its copy of the file yet, which closing it would not.
-func unlock(lock *os.File) {
-	syscall.Flock(int(lock.Fd()), syscall.LOCK_UN)
-	lock.Close()
+func unlockFile(file *os.File) {
+	syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+	file.Close()
 }
 
-// servedBy returns the id of the process that took the folder's lock last.
+// servedBy returns the id and the host of the process that took the folder's lock last.
 func servedBy(dir string) string {
-	pid, err := os.ReadFile(filepath.Join(dir, lockName))
-	if err != nil || len(pid) == 0 {
+	process, err := os.ReadFile(filepath.Join(dir, lockName))
+	if err != nil || len(process) == 0 {
 		return "unknown"
 	}
-	return string(pid)
+	return string(process)
 }
 
 // errno is an error of the os package without the path, which the message already has.

@@ -26,23 +26,23 @@ type owner struct {
 
 // own starts a server on the folder whose lock the caller has taken. It gives
 // the lock back when it fails, and else when the owner stops.
-func own(dir string, lock *os.File, log *slog.Logger) (*owner, error) {
+func own(dir string, lock *folderLock, log *slog.Logger) (*owner, error) {
 	srv, trouble, err := startServer(dir, log)
 	if err != nil {
-		unlock(lock)
+		lock.unlock()
 		return nil, err
 	}
 	listener, err := listenSocket(dir)
 	if err != nil {
 		shutdown(srv)
-		unlock(lock)
+		lock.unlock()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &owner{dir: dir, log: log, server: srv, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(o.done)
-		defer unlock(lock)
+		defer lock.unlock()
 		o.run(ctx, listener, trouble)
 	}()
 	log.Info("serving the store")

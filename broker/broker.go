@@ -13,6 +13,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,7 +98,7 @@ func Connect(ctx context.Context, opts Options) (*Store, error) {
 		select {
 		case <-ctx.Done():
 			d.close()
-			return nil, fmt.Errorf("store %s is served by process %s, which does not answer (%w): wait, or end that process", dir, servedBy(dir), ctx.Err())
+			return nil, fmt.Errorf("%w: wait for process %s, which serves it, or end that (%w)", cmp.Or(d.err, err), servedBy(dir), ctx.Err())
 		case <-time.After(redialDelay(attempt)):
 		}
 	}

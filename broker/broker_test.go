@@ -257,7 +257,7 @@ func TestWaitsForAServerThatDoesNotAnswer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = Connect(ctx, Options{Dir: dir})
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d on ", os.Getpid())) {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("its server does not answer: dial unix %s/socket: connect: no such file or directory: wait for process %d on ", dir, os.Getpid())) {
 		t.Fatalf("got %v", err)
 	}
 	lock.unlock()

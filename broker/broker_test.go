@@ -134,6 +134,16 @@ func wantMode(t *testing.T, path string, want os.FileMode) {
 	}
 }
 
+func TestServerSyncsAndListensNowhere(t *testing.T) {
+	srv := connect(t, t.TempDir()).dialer.owner.server
+	if !srv.JetStreamConfig().SyncAlways {
+		t.Error("what is acknowledged may not be on disk")
+	}
+	if addr := srv.Addr(); addr != nil {
+		t.Errorf("it listens on %s", addr)
+	}
+}
+
 func TestSecondConnectionTakesOver(t *testing.T) {
 	verifyNoLeak(t)
 	dir := t.TempDir()

@@ -1,7 +1,6 @@
 package execwatcher
 
 import (
-	"errors"
 	"os"
 	"runtime"
 	"sync"
@@ -14,8 +13,10 @@ const (
 	// group is dead by then, so only a process that left the group can use it up.
 	drainTime = 250 * time.Millisecond
 
-	// groupPoll is how often a group that was asked to end is looked at.
-	groupPoll = 5 * time.Millisecond
+	// A group that was asked to end is looked at after the first pause, and then
+	// after ever longer ones.
+	firstLook = 2 * time.Millisecond
+	maxLook   = 100 * time.Millisecond
 )
 
 // program is what a process is started from.
@@ -94,16 +95,13 @@ func start(p program, stdout, stderr *capture) (*process, error) {
 // terminate asks the group to end, and returns when all of it has or the grace is over.
 func (p *process) terminate(grace time.Duration) {
 	p.signal(syscall.SIGTERM)
-	over := time.NewTimer(grace)
-	defer over.Stop()
-	look := time.NewTicker(groupPoll)
-	defer look.Stop()
-	for p.signal(0) {
-		select {
-		case <-over.C:
+	over := time.Now().Add(grace)
+	for pause := firstLook; groupLives(p.group); pause = min(2*pause, maxLook) {
+		left := time.Until(over)
+		if left <= 0 {
 			return
-		case <-look.C:
 		}
+		time.Sleep(min(pause, left))
 	}
 }
 
@@ -119,10 +117,8 @@ func (p *process) finish() {
 	p.closePipes()
 }
 
-// signal sends a signal to all of the group and says whether it has any member.
-func (p *process) signal(s syscall.Signal) bool {
-	return !errors.Is(syscall.Kill(-p.group, s), syscall.ESRCH)
-}
+// signal sends a signal to all of the group. That nobody is left is no error.
+func (p *process) signal(s syscall.Signal) { syscall.Kill(-p.group, s) }
 
 func (p *process) closePipes() {
 	for _, pipe := range p.pipes {

@@ -56,7 +56,7 @@ func Run(t *testing.T, h Harness) {
 		cancel()
 		mustBeNil(t, m.enter(ctx, w)())
 		if seen := m.Observations(); len(seen) > 0 {
-			t.Errorf("reports %+v in a visit that is over", seen)
+			t.Errorf("reports in a visit that is over: %+v", seen[0])
 		}
 	})
 	t.Run("ReportsAgainWhatCameTooLate", func(t *testing.T) {

@@ -16,15 +16,13 @@ import (
 	"github.com/keyturn-io/keyturn/watchers"
 )
 
-// runFolder is where files of running commands live, in the machine's folder.
-const runFolder = "machine_run"
-
 // loop is a running machine. All of it is owned by the goroutine in Run; what
 // others say to it comes through its channels.
 type loop struct {
 	*Machine
 	log    *slog.Logger
 	folder *os.File // holds the lock
+	runDir string
 
 	table    *table
 	store    *datalayer.Store
@@ -85,7 +83,7 @@ func open(m *Machine) (l *loop, err error) {
 	if err := l.load(); err != nil {
 		return l, err
 	}
-	if err := l.sweep(); err != nil {
+	if l.runDir, err = makeRunDir(m.opts.Dir); err != nil {
 		return l, err
 	}
 	for i := range m.manifest.Watchers {
@@ -115,16 +113,6 @@ func (l *loop) lock() error {
 	}
 
 	return nil
-}
-
-// sweep begins with an empty folder for the files of commands.
-func (l *loop) sweep() error {
-	folder := filepath.Join(l.opts.Dir, runFolder)
-	if err := os.RemoveAll(folder); err != nil {
-		return fmt.Errorf("sweep the files of earlier commands: %w", err)
-	}
-
-	return os.Mkdir(folder, 0o700)
 }
 
 // load reads the data and the memory, and decides in which state to start.
@@ -173,8 +161,11 @@ func (l *loop) load() error {
 	return nil
 }
 
-// close gives the folder back.
+// close leaves nothing behind, and gives the folder back.
 func (l *loop) close() {
+	if l.runDir != "" {
+		_ = os.RemoveAll(l.runDir)
+	}
 	if l.folder != nil {
 		_ = l.folder.Close()
 	}
@@ -248,7 +239,6 @@ func (l *loop) stop() {
 	if l.dirty {
 		l.save()
 	}
-	_ = os.Remove(filepath.Join(l.opts.Dir, runFolder))
 	l.publish()
 	l.log.Info("stopped", "state", l.current.State)
 }

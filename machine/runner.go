@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -49,7 +48,7 @@ func (l *loop) newRunner(def *Watcher) (*runner, error) {
 		Identity: l.opts.Identity,
 		Watcher:  def.Name,
 		Dir:      l.opts.Dir,
-		RunDir:   filepath.Join(l.opts.Dir, runFolder),
+		RunDir:   l.runDir,
 		Interval: time.Duration(def.Interval),
 		Log:      l.log.With("watcher", def.Name),
 		Stdout:   stdout,

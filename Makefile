@@ -1,0 +1,48 @@
+# make help lists what there is.
+
+FUZZTIME ?= 30s
+BENCHTIME ?= 1s
+GO ?= go
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+.PHONY: build
+build: ## build bin/keyturn
+	@$(GO) build -o bin/keyturn ./cmd/keyturn
+
+# As go run ./cmd/keyturn machine run would, but Ctrl-C is no error: go run and make
+# make one of it. So in the foreground of a terminal (+) the machine is a job of its
+# own (set -m), and make does not hear of Ctrl-C.
+.PHONY: run
+run: build ## run the example machine
+	@case $$(ps -o stat= -p $$$$ 2>/dev/null) in *+*) set -m ;; esac; \
+	bin/keyturn machine run examples/machines/deployment; exit $$?
+
+.PHONY: test
+test: ## vet, and run all tests under the race detector
+	$(GO) vet ./...
+	$(GO) test -race ./...
+
+.PHONY: lint
+lint: ## gofmt and staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	[ -z "$$unformatted" ] || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(GO) tool staticcheck ./...
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME
+	@set -e; for dir in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n 1 dirname | sort -u); do \
+		for target in $$($(GO) test -list '^Fuzz' ./$$dir | grep '^Fuzz'); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run all benchmarks
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+
+.PHONY: check
+check: test lint ## all that CI does

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/machine"
+	"github.com/keyturn-io/keyturn/watchers/builtin"
+)
+
+func (a *app) machineRunCommand() *cobra.Command {
+	r := &machineRun{app: a}
+	cmd := &cobra.Command{
+		Use:   "run DIR",
+		Short: "Run the machine in a folder until Ctrl-C",
+		Long: `Run the machine whose machine.yaml is in DIR until Ctrl-C or SIGTERM, and end well then.
+
+What the machine learns it keeps in DIR, in machine_data.json and machine_state.json.
+In the store on this host, the buckets that its kv watchers name are created if they
+are not there. On a server they are not: the watchers wait for them.
+
+On a terminal it shows each step and what the commands print. Otherwise it logs to
+stderr, and what the commands print goes to stdout as it is. With --json, stdout has an
+object on a line for each step and for each line that a command prints.`,
+		Example: "  keyturn machine run examples/machines/deployment",
+		Args:    between(1, 1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
+		RunE: func(_ *cobra.Command, args []string) error { return r.run(args[0]) },
+	}
+	cmd.Flags().StringVar(&r.facts, "facts", "", "give commands and templates the facts in `FILE`, a JSON object")
+	cmd.Flags().StringVar(&r.identity, "identity", "", "call this node `NAME` (default its host name)")
+	return cmd
+}
+
+// machineRun is keyturn machine run.
+type machineRun struct {
+	*app
+	facts    string
+	identity string
+}
+
+func (r *machineRun) run(dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// A second Ctrl-C ends the process at once.
+	context.AfterFunc(ctx, stop)
+	// Whoever reads our output may go away without us: a write then fails and nothing more.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
+	manifest, err := machine.Load(dir, builtin.Kinds())
+	if err != nil {
+		return err
+	}
+	if r.identity == "" {
+		if r.identity, err = os.Hostname(); err != nil {
+			return fmt.Errorf("the name of this host: %w: name it with --identity", err)
+		}
+	}
+
+	stdout, stderr := newOutlet(r.stdout), newOutlet(r.stderr)
+	defer stderr.Close()
+	defer stdout.Close()
+	report, log, err := r.reporter(stdout, stderr)
+	if err != nil {
+		return err
+	}
+	lost := func(bytes int) { log.Warn("dropped output that nobody has read in time", "bytes", bytes) }
+	stdout.onLoss(lost)
+	stderr.onLoss(lost)
+
+	err = r.withMachine(ctx, dir, manifest, report, log)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil // Ctrl-C before the machine was there
+	}
+	return err
+}
+
+// reporter returns how to show what happens, and the log.
+func (r *machineRun) reporter(stdout, stderr *outlet) (reporter, *slog.Logger, error) {
+	switch {
+	case r.json:
+		log, err := r.logger(slog.LevelInfo, stderr)
+		return &jsonReporter{logReporter: logReporter{log, stdout}}, log, err
+	case !isTerminal(r.stdout):
+		log, err := r.logger(slog.LevelInfo, stderr)
+		return &logReporter{log, stdout}, log, err
+	}
+	screen := newScreen(stdout)
+	if r.logFormat != "" || !isTerminal(r.stderr) {
+		log, err := r.logger(slog.LevelInfo, stderr)
+		return screen, log, err
+	}
+	level, err := r.level(slog.LevelWarn)
+	return screen, slog.New(newPlainHandler(level, screen.log)), err
+}
+
+// withMachine runs the machine on its store.
+func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *machine.Manifest, report reporter, log *slog.Logger) (err error) {
+	facts, err := openFacts(r.facts, log)
+	if err != nil {
+		return err
+	}
+	store, err := r.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	next, err := r.prepare(ctx, store, manifest)
+	if err != nil {
+		return err
+	}
+	m, err := machine.New(manifest, machine.Options{
+		Dir:       dir,
+		Bucket:    store.Bucket,
+		Facts:     facts.get,
+		Identity:  r.identity,
+		Log:       log,
+		OnStep:    report.step,
+		OnWatcher: report.watcher,
+		Output:    report.output,
+	})
+	if err != nil {
+		return err
+	}
+	report.running(manifest.Name, next)
+	if err := m.Run(ctx); err != nil {
+		return err
+	}
+	report.stopped(m.Status().State)
+	return nil
+}
+
+// prepare makes the buckets of the machine, where that is ours to do, and returns
+// the commands for somebody to type next.
+func (r *machineRun) prepare(ctx context.Context, store *store, manifest *machine.Manifest) (next []string, err error) {
+	for _, name := range buckets(manifest) {
+		bucket, err := store.Bucket(name)
+		if err != nil {
+			return nil, err
+		}
+		switch _, err := bucket.Status(ctx); {
+		case errors.Is(err, kv.ErrBucketNotFound) && store.own:
+			if err := store.create(ctx, name); err != nil {
+				return nil, err
+			}
+		case errors.Is(err, kv.ErrBucketNotFound):
+			next = append(next, r.again("kv", "add", name))
+		case err != nil && ctx.Err() == nil && store.own:
+			return nil, err
+		}
+	}
+	return append(next, r.put(manifest)...), nil
+}

@@ -1,0 +1,125 @@
+// Command keyturn runs machines that turn when a key changes, and puts the keys there.
+//
+// The file main.go says how a command line becomes a command, and what becomes of
+// its error; store.go how a command comes to its buckets. Each command stands in a
+// file of its own. Running a machine has three more parts: the reporters, which show what
+// it does to people, to a log or to programs, and the outlet, which keeps a blocked
+// terminal from blocking it.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// The exit statuses.
+const (
+	exitDone    = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// app is what all commands share: the streams of the process and the global flags.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	flags
+}
+
+// run runs one command line and returns the status to exit with.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return exitDone
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(stderr, "keyturn: %s\n", strings.TrimSuffix(line, "\n"))
+	}
+	if _, usage := errors.AsType[*usageError](err); usage {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// root returns the tree of commands.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "keyturn",
+		Short: "Turn machines when a key changes",
+		Long: `Keyturn runs machines that turn when a key changes, and puts the keys there.
+
+Keys are kept in buckets: in a store on this host that all commands of one user
+share and that needs no server to be started, or, with --server, on NATS JetStream.
+
+Exit status: 0 when it is done, 1 when it failed, 2 for wrong usage.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{cmd.CommandPath(), err.Error()}
+	})
+	a.flags.add(root)
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.flags.check(cmd) }
+
+	group(root, a.machineCommand(), a.kvCommand(), a.versionCommand())
+	return root
+}
+
+// group makes a command one that only has others under it.
+func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(commands...)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		message := fmt.Sprintf("unknown command %q", args[0])
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			message += fmt.Sprintf(": did you mean %q?", near[0])
+		}
+		return &usageError{cmd.CommandPath(), message}
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
+}
+
+// usageError says that a command line is wrong, not that something failed.
+type usageError struct {
+	command string // whose help tells how it is right
+	message string
+}
+
+func (e *usageError) Error() string {
+	return fmt.Sprintf("%s\nsee %s --help", e.message, e.command)
+}
+
+// between makes a command take from least to most arguments.
+func between(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return &usageError{cmd.CommandPath(), "wrong number of arguments: the usage is " + cmd.UseLine()}
+		}
+		return nil
+	}
+}
+
+// isTerminal says whether a stream of the process is a terminal.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyturn-io/keyturn/machine"
+)
+
+// screen reports to people at a terminal.
+type screen struct {
+	to      io.Writer
+	colours bool
+	outputs []*lines // owned by the machine's goroutine
+
+	mu   sync.Mutex // guards last
+	last string     // the line printed last, which what follows need not repeat
+}
+
+var _ reporter = (*screen)(nil)
+
+func newScreen(to io.Writer) *screen {
+	return &screen{to: to, colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+// colour is a way to write on a terminal that knows ANSI sequences.
+type colour string
+
+const (
+	faint  colour = "2"
+	red    colour = "31"
+	yellow colour = "33"
+	cyan   colour = "36"
+)
+
+func (s *screen) in(c colour, text string) string {
+	if !s.colours || text == "" {
+		return text
+	}
+	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+}
+
+// indent is as wide as the time in front of a line.
+const indent = "          "
+
+func (s *screen) running(machine string, next []string) {
+	switch len(next) {
+	case 0:
+		s.print(time.Time{}, fmt.Sprintf("machine %s is running; Ctrl-C ends it", machine))
+	default:
+		s.print(time.Time{}, fmt.Sprintf("machine %s is running; in another terminal type: %s", machine, strings.Join(next, " && ")))
+	}
+}
+
+func (s *screen) step(step machine.Step) {
+	flush(s.outputs)
+	text := step.From + " " + s.in(cyan, "--"+step.Event+"-->") + " " + step.To
+	if step.Detail != "" && !s.told(step.Detail) {
+		text += "  " + s.in(faint, step.Detail)
+	}
+	s.print(step.Time, text)
+}
+
+// watcher shows what a step will not.
+func (s *screen) watcher(w machine.WatcherStatus) {
+	flush(s.outputs)
+	switch {
+	case w.Announced, w.Detail == "", s.told(w.Detail):
+	case failed(w):
+		s.print(w.Since, s.in(red, w.Name+" "+w.State+": ")+w.Detail)
+	case w.State == "missing":
+		s.print(w.Since, s.in(faint, w.Name+" "+w.State+": "+w.Detail))
+	}
+}
+
+func (s *screen) output(string) (stdout, stderr io.Writer) {
+	stream := func() *lines {
+		l := &lines{to: s.to, show: func(line []byte) []byte { return fmt.Appendf(nil, "%s%s\n", indent, line) }}
+		s.outputs = append(s.outputs, l)
+		return l
+	}
+	return stream(), stream()
+}
+
+// stopped ends the line on which the terminal shows ^C.
+func (s *screen) stopped(state string) {
+	_, _ = io.WriteString(s.to, "\n")
+	s.print(time.Now(), "stopped in "+state)
+}
+
+// log shows a record of the log.
+func (s *screen) log(level slog.Level, text string) {
+	kind, rest, _ := strings.Cut(text, ":")
+	c := faint
+	switch {
+	case level >= slog.LevelError:
+		c = red
+	case level >= slog.LevelWarn:
+		c = yellow
+	}
+	s.print(time.Now(), s.in(c, kind+":")+rest)
+}
+
+// told says whether the last line has shown a text.
+func (s *screen) told(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.last, text)
+}
+
+// print prints a line, with a time unless that is zero.
+func (s *screen) print(at time.Time, text string) {
+	s.mu.Lock()
+	s.last = text
+	s.mu.Unlock()
+	if !at.IsZero() {
+		text = s.in(faint, at.Format("15:04:05")) + "  " + text
+	}
+	_, _ = io.WriteString(s.to, text+"\n")
+}

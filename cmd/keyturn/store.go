@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/keyturn-io/keyturn/broker"
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/kv/natskv"
+)
+
+// store is the way to the buckets of this host or of a server.
+type store struct {
+	*natskv.Client
+	own   bool // on this host, where buckets are made as they are needed
+	close func() error
+}
+
+// open connects to the server that was named, and else to the store on this host,
+// which it serves if nobody else does.
+func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
+	var conn *nats.Conn
+	s := &store{own: a.server == ""}
+	if s.own {
+		ctx, cancel := context.WithTimeout(ctx, a.timeout)
+		defer cancel()
+		local, err := broker.Connect(ctx, broker.Options{Dir: a.store, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		conn, s.close = local.Conn(), local.Close
+	} else {
+		remote, err := a.dial(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+		conn, s.close = remote, func() error { remote.Close(); return nil }
+	}
+
+	client, err := natskv.New(conn, natskv.Options{Timeout: a.timeout, Log: log})
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.Client = client
+	return s, nil
+}
+
+// Close ends the connection, and serving the store if this process did.
+func (s *store) Close() error {
+	s.Client.Close()
+	return s.close()
+}
+
+// withStore runs do on the store of a command, which has logged little until now.
+func (a *app) withStore(ctx context.Context, do func(*store) error) error {
+	log, err := a.logger(slog.LevelWarn, a.stderr)
+	if err != nil {
+		return err
+	}
+	s, err := a.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(s), s.Close())
+}
+
+// withBucket runs do on the bucket of that name.
+func (a *app) withBucket(ctx context.Context, name string, do func(*store, kv.Bucket) error) error {
+	return a.withStore(ctx, func(s *store) error {
+		bucket, err := s.Bucket(name)
+		if err == nil {
+			err = do(s, bucket)
+		}
+		return a.explain(err, name)
+	})
+}
+
+// explain says of an error about a bucket what to do next.
+func (a *app) explain(err error, bucket string) error {
+	switch {
+	case errors.Is(err, kv.ErrKeyNotFound):
+		return kv.ErrKeyNotFound
+	case errors.Is(err, kv.ErrBucketNotFound):
+		return fmt.Errorf("bucket %s not found: create it with %s", bucket, a.again("kv", "add", bucket))
+	case errors.Is(err, kv.ErrUnavailable) && a.server == "":
+		return fmt.Errorf("%w: look at it with --log-level debug", err)
+	case errors.Is(err, kv.ErrUnavailable):
+		return fmt.Errorf("%w: check that %s has JetStream and is well", err, redacted(strings.Split(a.server, ",")))
+	default:
+		return err
+	}
+}
+
+// The settings of the buckets that are made without being asked for, and the
+// defaults of those that are asked for: so one can be asked for that is there.
+const defaultHistory = 5
+
+// create makes a bucket with the default settings.
+func (s *store) create(ctx context.Context, name string) error {
+	return s.CreateBucket(ctx, natskv.Config{Bucket: name, History: defaultHistory})
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
 	"github.com/keyturn-io/keyturn/kv"
@@ -24,12 +25,14 @@ type book struct {
 	told    map[string]seen // settled, and what was reported in this run besides
 	epoch   kv.Epoch        // that told is about
 
-	object  map[string]json.RawMessage // the item that holds all keys, if that is how they are stored
-	first   bool                       // nothing of this session is complete yet
-	present map[string]bool            // keys that the session has told until then
-	absent  map[string]bool            // keys that went without a marker
-	changes map[string]change          // to be reported
-	matched string                     // a key that has a new revision with an equal value
+	object   map[string]json.RawMessage // the item that holds all keys, if that is how they are stored
+	present  map[string]bool            // keys that the session told while it told all; nil after that
+	complete bool                       // all was told: what follows is reported as it comes
+	absent   map[string]bool            // keys that went without a marker
+	changes  map[string]change          // to be reported
+	matched  string                     // a key that has a new revision with an equal value
+
+	since, last time.Time // when the first and the last of what is to be reported was noted
 }
 
 // change is what a key has become: a value, or nothing.
@@ -55,7 +58,7 @@ func newBook(w *watcher, t target) *book {
 
 // begin begins a session, which tells all that the bucket holds.
 func (b *book) begin() {
-	b.first, b.present = true, map[string]bool{}
+	b.complete, b.present = false, map[string]bool{}
 	b.changes, b.matched = map[string]change{}, ""
 
 	if name, object := b.item(b.target, ""); object {
@@ -72,7 +75,9 @@ func (b *book) begin() {
 // put notes an entry, if it is not what is known of its key.
 func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	key := entry.Key
-	b.present[key] = true
+	if b.present != nil {
+		b.present[key] = true
+	}
 	value := datalayer.FromBytes(entry.Value)
 	if b.Query != "" {
 		part, ok := datalayer.Query(value, string(b.Query))
@@ -93,12 +98,14 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 		delete(b.changes, key)
 		if b.OnMatchingUpdate && now.Revision != before.Revision && epoch == b.epoch {
 			b.matched = key
+			b.noted()
 		}
 		b.told[key] = now
 	case b.adopt && !known && inData && equal(value, stored):
 		b.told[key], b.settled.Keys[key] = now, now
 	default:
 		b.changes[key] = change{seen: &now, value: value}
+		b.noted()
 	}
 }
 
@@ -109,6 +116,7 @@ func (b *book) gone(key string) {
 	_, inData := b.stored(key)
 	if known || inData {
 		b.changes[key] = change{}
+		b.noted()
 	} else {
 		delete(b.changes, key)
 	}
@@ -130,14 +138,38 @@ func (b *book) missing(key string) {
 
 // synced notes that all has been told: a known key that was not is missing.
 func (b *book) synced(epoch kv.Epoch) {
-	if b.first {
+	if b.present != nil {
 		for _, key := range slices.Sorted(maps.Keys(b.told)) {
 			if _, gone := b.changes[key]; !gone && !b.present[key] {
 				b.missing(key)
 			}
 		}
 	}
-	b.first, b.epoch = false, epoch
+	b.complete, b.present, b.epoch = true, nil, epoch
+}
+
+// noted remembers when a change was.
+func (b *book) noted() {
+	b.last = time.Now()
+	if b.since.IsZero() {
+		b.since = b.last
+	}
+}
+
+// quiet says whether there is anything to report, and how much longer the bucket has
+// to be quiet first.
+func (b *book) quiet() (wait time.Duration, pending bool) {
+	if len(b.changes) == 0 && b.matched == "" {
+		b.since = time.Time{}
+		return 0, false
+	}
+	longest := b.DebounceMax
+	if longest == 0 {
+		longest = 10 * b.Debounce
+	}
+	now := time.Now()
+
+	return min(b.last.Add(time.Duration(b.Debounce)).Sub(now), b.since.Add(time.Duration(longest)).Sub(now)), true
 }
 
 // held says whether any key holds a value.
@@ -174,7 +206,7 @@ func (b *book) report(o watchers.Observation, report watchers.Report) error {
 	if err == nil {
 		b.settled = after
 	}
-	b.changes, b.matched = map[string]change{}, ""
+	b.changes, b.matched, b.since = map[string]change{}, "", time.Time{}
 
 	return nil
 }

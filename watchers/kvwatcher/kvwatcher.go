@@ -30,6 +30,8 @@ type Properties struct {
 	Mode             Mode               `json:"mode"`
 	BucketPrefix     bool               `json:"bucket_prefix"`
 	StoreKey         datalayer.Template `json:"store_key"`
+	Debounce         watchers.Duration  `json:"debounce"`
+	DebounceMax      watchers.Duration  `json:"debounce_max"` // 0 is 10 times debounce
 	OnSuccessfulGet  bool               `json:"on_successful_get"`
 	OnMatchingUpdate bool               `json:"on_matching_update"`
 	Query            Query              `json:"query"`
@@ -112,6 +114,9 @@ func (p *Properties) Check(s watchers.Settings) []watchers.Problem {
 		case s.Interval < leastInterval:
 			problem("", "mode poll wants an interval of 1s or more: add interval: 10s to the watcher, or set mode: watch")
 		}
+	}
+	if p.DebounceMax != 0 && p.DebounceMax < p.Debounce {
+		problem("debounce_max", "debounce_max is shorter than debounce")
 	}
 	if s.Interval != 0 && s.Interval < leastInterval && p.Mode == Watch {
 		problem("", "the interval is shorter than 1s")

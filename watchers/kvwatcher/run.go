@@ -59,43 +59,88 @@ func (w *watcher) session(ctx context.Context, b *book, report watchers.Report) 
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	told, ended := pump(ctx, w.events(ctx, bucket, b.target.filter))
+	defer func() { cancel(); <-ended }()
+
 	b.begin()
-	told := false // all that the bucket holds, so that what follows is reported as it comes
-	for event, err := range w.events(ctx, bucket, b.target.filter) {
-		if err != nil {
-			return err
+	for {
+		var due <-chan time.Time
+		if wait, pending := b.quiet(); b.complete && pending {
+			due = time.After(wait)
 		}
-		switch event.Kind {
-		case kv.Put:
-			b.put(event.Entry, event.Epoch)
-		case kv.Delete, kv.Purge:
-			b.gone(event.Entry.Key)
-		case kv.Missing:
-			b.missing(event.Entry.Key)
-		case kv.Reset:
-			w.env.Log.Warn("the bucket is not the one it was: what differs is a change", "bucket", b.target.bucket)
-			told = false
-		case kv.Found:
-			w.env.Log.Info("the bucket is back", "bucket", b.target.bucket)
-			told = false
-		case kv.Lost:
-			if err := w.lost(b.target, event.Err, report); err != nil {
+		select {
+		case <-due:
+			if err := w.tell(b, report); err != nil {
 				return err
 			}
-			told = false
-		case kv.Synced:
-			b.synced(event.Epoch)
-			told, w.away = true, false
-		}
-		if !told {
-			continue // all at once, when the bucket has been told
-		}
-		if err := w.tell(b, event.Kind == kv.Synced, report); err != nil {
-			return err
+		case t, ok := <-told:
+			if !ok {
+				return nil
+			}
+			if err := w.take(b, t, report); err != nil {
+				return err
+			}
 		}
 	}
+}
 
-	return nil
+// told is one turn of a loop over a bucket's events.
+type told struct {
+	event kv.Event
+	err   error
+}
+
+// pump loops over events until that ends, which closes both channels.
+func pump(ctx context.Context, events iter.Seq2[kv.Event, error]) (<-chan told, <-chan struct{}) {
+	out, ended := make(chan told), make(chan struct{})
+	go func() { // session waits for it
+		defer close(ended)
+		defer close(out)
+		for event, err := range events {
+			select {
+			case out <- told{event, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+
+	return out, ended
+}
+
+// take notes what the bucket tells, and reports it unless it comes while the bucket is
+// being told or has to be quiet first.
+func (w *watcher) take(b *book, t told, report watchers.Report) error {
+	if t.err != nil {
+		return t.err
+	}
+	switch t.event.Kind {
+	case kv.Put:
+		b.put(t.event.Entry, t.event.Epoch)
+	case kv.Delete, kv.Purge:
+		b.gone(t.event.Entry.Key)
+	case kv.Missing:
+		b.missing(t.event.Entry.Key)
+	case kv.Reset:
+		w.env.Log.Warn("the bucket is not the one it was: what differs is a change", "bucket", b.target.bucket)
+		b.complete = false
+	case kv.Found:
+		w.env.Log.Info("the bucket is back", "bucket", b.target.bucket)
+		b.complete = false
+	case kv.Lost:
+		b.complete = false
+		return w.lost(b.target, t.event.Err, report)
+	case kv.Synced:
+		b.synced(t.event.Epoch)
+		w.away = false
+		return w.sync(b, report)
+	}
+	if wait, pending := b.quiet(); !b.complete || pending && wait > 0 {
+		return nil
+	}
+
+	return w.tell(b, report)
 }
 
 // events returns what the bucket tells in one session.
@@ -123,15 +168,16 @@ func (w *watcher) events(ctx context.Context, bucket kv.Bucket, filter string) i
 // poll tells what a key is now, and returns false when yield does.
 func poll(ctx context.Context, bucket kv.Bucket, key string, yield func(kv.Event, error) bool) bool {
 	entry, err := bucket.Get(ctx, key)
+	synced := kv.Event{Kind: kv.Synced}
 	switch {
 	case ctx.Err() != nil:
 		return false
 	case err == nil:
-		return yield(kv.Event{Kind: kv.Put, Entry: entry}, nil) && yield(kv.Event{Kind: kv.Synced}, nil)
+		return yield(kv.Event{Kind: kv.Put, Entry: entry}, nil) && yield(synced, nil)
 	case errors.Is(err, kv.ErrKeyDeleted):
-		return yield(kv.Event{Kind: kv.Delete, Entry: entry}, nil) && yield(kv.Event{Kind: kv.Synced}, nil)
+		return yield(kv.Event{Kind: kv.Delete, Entry: entry}, nil) && yield(synced, nil)
 	case errors.Is(err, kv.ErrKeyNotFound):
-		return yield(kv.Event{Kind: kv.Synced}, nil)
+		return yield(synced, nil)
 	case errors.Is(err, kv.ErrInvalidKey):
 		yield(kv.Event{}, err)
 		return false
@@ -163,9 +209,9 @@ func (w *watcher) lost(t target, reason error, report watchers.Report) error {
 	return err
 }
 
-// tell reports what has changed, or in which state the watcher is.
-func (w *watcher) tell(b *book, synced bool, report watchers.Report) error {
-	if synced && b.adopt {
+// sync reports what was found when all was told, if only that all is as it was.
+func (w *watcher) sync(b *book, report watchers.Report) error {
+	if b.adopt {
 		// What is adopted must be settled before anything else is: else an interrupted
 		// change would look as if it had been adopted.
 		if err := report(watchers.Observation{Mark: b.settled.with(b.epoch, nil).encode()}); err != nil {
@@ -173,18 +219,23 @@ func (w *watcher) tell(b *book, synced bool, report watchers.Report) error {
 		}
 		b.adopt = false
 	}
+	if wait, pending := b.quiet(); pending && wait > 0 {
+		return nil
+	} else if pending || !w.OnSuccessfulGet || !b.held() || time.Now().Before(w.nextGet) {
+		return w.tell(b, report)
+	}
 
-	// A visit that a successful get began ends in one that begins with a get, so it
-	// counts only once in an interval.
-	get := synced && w.OnSuccessfulGet && b.held() && !time.Now().Before(w.nextGet)
+	return w.success(b, watchers.Observation{State: stateUnchanged, Detail: "nothing has changed"}, report)
+}
+
+// tell reports what has changed, or in which state the watcher is.
+func (w *watcher) tell(b *book, report watchers.Report) error {
 	switch {
 	case len(b.changes) > 0:
 		return w.success(b, watchers.Observation{State: stateChanged, Detail: b.detail()}, report)
 	case b.matched != "":
 		detail := fmt.Sprintf("%s.%s has a new revision with the same value", b.target.bucket, b.matched)
 		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: detail}, report)
-	case get:
-		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: "nothing has changed"}, report)
 	case len(b.absent) > 0:
 		return report(watchers.Observation{State: stateMissing, Detail: fmt.Sprintf("%d keys are missing", len(b.absent))})
 	case !b.held():
@@ -194,7 +245,8 @@ func (w *watcher) tell(b *book, synced bool, report watchers.Report) error {
 	}
 }
 
-// success reports a success, with what has changed.
+// success reports a success, with what has changed. A visit that a successful get began
+// ends in one that begins with a get, so that counts only once in an interval.
 func (w *watcher) success(b *book, o watchers.Observation, report watchers.Report) error {
 	o.Outcome = watchers.Success
 	err := b.report(o, report)

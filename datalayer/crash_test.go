@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// commitForever counts in two items with something large between them, and
-// prints each count that is on the disk.
+// commitForever counts in the first and the last of many items, of which each
+// commit also makes one longer or shorter, and prints each count that is on the disk.
 func commitForever(path string) error {
 	s, err := Open(path)
 	if err != nil {
@@ -35,16 +35,23 @@ func commitForever(path string) error {
 	if err := s.SetAside(); err != nil {
 		return err
 	}
-	start := 0
-	if first, found := s.View().Get("first"); found {
-		if start, err = strconv.Atoi(string(first)); err != nil {
+	n := 0
+	if first, found := s.View().Get("a first"); found {
+		if n, err = strconv.Atoi(string(first)); err != nil {
 			return err
 		}
 	}
-	for n := start + 1; ; n++ {
+	for {
+		n++
 		count := json.RawMessage(strconv.Itoa(n))
-		large := encodeText([]byte(strings.Repeat("x", rand.IntN(500_000))))
-		if _, err := s.Commit(Commit{Set: []Item{{"first", count}, {"large", large}, {"second", count}}}); err != nil {
+		c := Commit{Set: []Item{{"a first", count}, {"z last", count}}}
+		for i := range 40 {
+			if name := fmt.Sprintf("item %d", i); i == n%40 || s.View().Len() == 0 {
+				text := `"` + strings.Repeat("x", rand.IntN(20_000)) + `"`
+				c.Set = append(c.Set, Item{name, json.RawMessage(text)})
+			}
+		}
+		if _, err := s.Commit(c); err != nil {
 			return err
 		}
 		if _, err := fmt.Println(n); err != nil {
@@ -57,8 +64,11 @@ func commitForever(path string) error {
 // one of the last two commits whole.
 func TestCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "machine_data.json")
-	leftOver := 0
-	for round := range 40 {
+	rounds, leftOver := 0, 0
+	for deadline := time.Now().Add(time.Minute); rounds < 20 || leftOver < 5; rounds++ {
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d kills only %d were in the middle of a write", rounds, leftOver)
+		}
 		child := exec.Command(os.Args[0])
 		child.Env = append(os.Environ(), crashEnv+"="+path)
 		child.Stderr = os.Stderr
@@ -77,7 +87,7 @@ func TestCrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n == kill {
-				wait := rand.N(5 * time.Millisecond) // about what a commit takes
+				wait := rand.N(2 * time.Millisecond) // about what a commit takes
 				for start := time.Now(); time.Since(start) < wait; {
 				}
 				if err := child.Process.Kill(); err != nil {
@@ -92,20 +102,17 @@ func TestCrash(t *testing.T) {
 		leftOver += len(names(t, filepath.Dir(path))) - 1
 		s := open(t, path)
 		if err := s.SetAside(); err != nil {
-			t.Fatalf("round %d: %v", round, err)
+			t.Fatalf("kill %d: %v", rounds, err)
 		}
-		first, _ := s.View().Get("first")
-		second, _ := s.View().Get("second")
+		first, _ := s.View().Get("a first")
+		last, _ := s.View().Get("z last")
 		n, err := strconv.Atoi(string(first))
-		if err != nil || string(first) != string(second) || n != acknowledged && n != acknowledged+1 {
-			t.Errorf("round %d: %d was acknowledged, the file holds %s and %s", round, acknowledged, first, second)
+		if err != nil || string(first) != string(last) || n != acknowledged && n != acknowledged+1 {
+			t.Errorf("kill %d: %d was acknowledged, the file holds %s and %s", rounds, acknowledged, first, last)
 		}
 		if got := names(t, filepath.Dir(path)); len(got) != 1 {
-			t.Errorf("round %d: files left behind: %q", round, got)
+			t.Errorf("kill %d: files left behind: %q", rounds, got)
 		}
 	}
-	t.Logf("%d of 40 kills were in the middle of a write", leftOver)
-	if leftOver == 0 {
-		t.Error("no kill was in the middle of a write, so nothing was tested")
-	}
+	t.Logf("%d of %d kills were in the middle of a write", leftOver, rounds)
 }

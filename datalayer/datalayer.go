@@ -85,7 +85,7 @@ func Decode(raw []byte) (any, error) {
 // object that says so: {"base64": "..."}.
 func FromBytes(value []byte) json.RawMessage {
 	text := bytes.TrimLeft(value, " \t\r\n")
-	if len(text) > 0 && (text[0] == '{' || text[0] == '[') && checkJSON(text, MaxDepth) == nil {
+	if hasParts(text) && checkJSON(text, MaxDepth) == nil {
 		compact := bytes.NewBuffer(make([]byte, 0, len(text)))
 		if json.Compact(compact, text) == nil {
 			return compact.Bytes()
@@ -139,7 +139,8 @@ func checkJSON(raw []byte, maxDepth int) error {
 	return nil
 }
 
-// depth is how deep arrays and objects are nested in raw, if raw is JSON.
+// depth is how deep arrays and objects are nested in raw; more, if anything, in
+// what is not JSON.
 func depth(raw []byte) int {
 	deepest, now := 0, 0
 	inString := false
@@ -154,7 +155,7 @@ func depth(raw []byte) int {
 			now++
 			deepest = max(deepest, now)
 		case c == '}' || c == ']':
-			now--
+			now = max(now-1, 0)
 		}
 	}
 	return deepest

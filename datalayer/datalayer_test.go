@@ -84,6 +84,7 @@ func TestFromBytes(t *testing.T) {
 		{`[1,]`, `"[1,]"`},
 		{"\xff\xfe", `{"base64":"//4="}`},
 		{"{\"a\":\"\xff\"}", `{"base64":"eyJhIjoi/yJ9"}`},
+		{`["\"` + bomb + `"]`, `["\"` + bomb + `"]`}, // deep is only its text
 		{bomb, `"` + bomb + `"`},
 		{deep, `"` + deep + `"`},
 		{deep[1 : len(deep)-1], deep[1 : len(deep)-1]},

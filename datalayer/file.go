@@ -62,14 +62,10 @@ func ReadFile(path string) ([]byte, error) {
 	if info.Mode().Perm() != 0o600 {
 		f.Chmod(0o600) // if it fails: the next WriteFile makes a new file
 	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > MaxSize {
+	if info.Size() > MaxSize {
 		return nil, errTooLarge
 	}
-	return data, nil
+	return io.ReadAll(f)
 }
 
 // UnreadableError says that a file was set aside because it could not be read.

@@ -235,16 +235,20 @@ func quote(v any) (string, error) {
 	return limit("'" + strings.ReplaceAll(s, "'", `'\''`) + "'")
 }
 
-// title makes the first letter of each word a capital and the others small.
+// title makes the first letter of each word a capital and the others small. What
+// may stand within a word (a digit, it's, a.b, a:b, a_b) does not begin another one.
 func title(s string) string {
 	inWord := false
 	return strings.Map(func(r rune) rune {
-		before := inWord
-		inWord = unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsDigit(r) ||
-			before && strings.ContainsRune("'’._", r)
-		if before {
+		switch {
+		case unicode.IsLetter(r) && !inWord:
+			inWord = true
+			return unicode.ToTitle(r)
+		case unicode.IsLetter(r):
 			return unicode.ToLower(r)
+		case !unicode.IsMark(r) && !unicode.IsDigit(r) && !strings.ContainsRune("'’._:", r):
+			inWord = false
 		}
-		return unicode.ToTitle(r)
+		return r
 	}, s)
 }

@@ -1,6 +1,7 @@
 package datalayer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -27,8 +28,8 @@ func (v *View) Lookup(path string) (json.RawMessage, bool) {
 	case rest == "":
 		return value, found
 	case rest[0] == '.' && len(rest) > 1 && !strings.ContainsRune(special, rune(rest[1])):
-		if !found || value[0] != '{' && value[0] != '[' {
-			return nil, false // gjson would search the text of a string for braces
+		if !hasParts(value) {
+			return nil, false
 		}
 		return query(value, rest[1:])
 	}
@@ -37,13 +38,26 @@ func (v *View) Lookup(path string) (json.RawMessage, bool) {
 	return query(v.only(name).JSON(), path)
 }
 
-// Query finds a part of a JSON document by a gjson path. It returns false when
-// there is nothing or CheckPath refuses the path.
+// Query finds a part of a JSON object or array by a gjson path. It returns false
+// when there is nothing, when doc is another kind of value, which has no parts, or
+// when CheckPath refuses the path. What it returns need not be JSON when doc is not.
 func Query(doc []byte, path string) (json.RawMessage, bool) {
-	if CheckPath(path) != nil {
+	doc = bytes.TrimLeft(doc, " \t\r\n")
+	switch {
+	case CheckPath(path) != nil:
 		return nil, false
+	case !hasParts(doc):
+		return nil, false
+	case strings.Contains(path, "@") && depth(doc) > 1+MaxDepth:
+		return nil, false // gjson's modifiers are recursive
 	}
 	return query(doc, path)
+}
+
+// hasParts says whether a value is an object or an array. Of others gjson must not
+// be asked: it would search the text of a string for braces.
+func hasParts(value []byte) bool {
+	return len(value) > 0 && (value[0] == '{' || value[0] == '[')
 }
 
 func query(doc []byte, path string) (json.RawMessage, bool) {

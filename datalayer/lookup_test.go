@@ -81,6 +81,31 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+func TestQuery(t *testing.T) {
+	deep := strings.Repeat("[", 1_000_000)
+	for _, test := range []struct{ doc, path, want string }{
+		{` {"a":{"b":[1.50]}}`, `a.b.0`, `1.50`},
+		{`[1,{"a":2}]`, `1.a`, `2`},
+		{`[1,2]`, `#`, `2`},
+		{`[1,2]`, `@reverse`, `[2,1]`},
+		{`{"a":1}`, `b`, ``},
+		{`"{\"a\":1}"`, `a`, ``},
+		{`"[1]"`, `0`, ``},
+		{`1`, `@this`, ``},
+		{``, `a`, ``},
+		{deep, `0.0.0`, deep[3:]},
+		{deep, `@dig:a`, ``},
+		{strings.Repeat("]", len(deep)) + deep, `@dig:a`, ``},
+		{`[` + strings.Repeat("]", len(deep)) + deep, `@dig:a`, ``},
+		{`[1]`, strings.Repeat("[@this,@this].", 3), ``},
+	} {
+		got, found := Query([]byte(test.doc), test.path)
+		if string(got) != test.want || found != (test.want != "") {
+			t.Errorf("Query(%.40q, %q) = %.40q, %v, want %.40q", test.doc, test.path, got, found, test.want)
+		}
+	}
+}
+
 // FuzzLookup holds Lookup, which looks into one item where it can, to what gjson
 // says of all items.
 func FuzzLookup(f *testing.F) {

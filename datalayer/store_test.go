@@ -143,7 +143,7 @@ func TestCommitRefusesWhatCouldNotBeRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "machine_data.json")
 	s := open(t, path)
 	commit(t, s, set("a", `1`), true)
-	huge := `"` + strings.Repeat("x", MaxSize-2) + `"` // alone it is not too large
+	huge := `"` + strings.Repeat("x", MaxSize) + `"`
 	for _, value := range []string{``, `hunter2`, "\"hunter2\xff\"", `"hunter2" 1`, strings.Repeat("[", 1000), huge} {
 		_, err := s.Commit(Commit{Set: set("a", `2`, "b", value).Set, Delete: []string{"a"}})
 		if err == nil {
@@ -154,6 +154,11 @@ func TestCommitRefusesWhatCouldNotBeRead(t *testing.T) {
 	}
 	if _, err := s.Commit(set("\xff", `1`)); err == nil {
 		t.Error("a name that is not UTF-8 was taken")
+	}
+	// One item more than fits, without making so many.
+	full := &View{size: MaxSize - 10}
+	if _, _, err := full.with(set("b", `"hunter2"`)); !errors.Is(err, errTooLarge) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("too many items: %v", err)
 	}
 	wantItems(t, s.View(), map[string]string{"a": "1"})
 	wantItems(t, open(t, path).View(), map[string]string{"a": "1"})
@@ -222,8 +227,8 @@ func TestOpenSetsAsideWhatIsNoFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := open(t, path)
-			if s.SetAside() == nil {
-				t.Error("it was not set aside")
+			if s.SetAside() == nil || errors.Is(s.SetAside(), errTooLarge) != (name == "huge") {
+				t.Errorf("SetAside is %v", s.SetAside())
 			}
 			commit(t, s, set("a", `1`), true)
 			wantItems(t, open(t, path).View(), map[string]string{"a": "1"})

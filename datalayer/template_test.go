@@ -69,7 +69,7 @@ func TestTemplate(t *testing.T) {
 		{`{{ lt "a" "b" }}`, `true`},
 
 		// functions
-		{`{{ Title "hello wORLD foo-bar it's" }} {{ Capitalize "bob" }}`, `Hello World Foo-Bar It's Bob`},
+		{`{{ Title "hello wORLD foo-bar it's 1st a.b web_01 'x' éA" }} {{ Capitalize "bob" }}`, `Hello World Foo-Bar It's 1St A.b Web_01 'X' Éa Bob`},
 		{`{{ ToUpper (lookup "data.user") }} {{ ToLower "ABC" }} {{ ToUpper 1.5 }}`, `BOB O'HARA abc 1.5`},
 		{`{{ StringsJoin (lookup "data.app.list") }}|{{ StringsJoin (lookup "data.app.list") "+" }}`, `a, 2, 3.0|a+2+3.0`},
 		{`{{ Base64Encode "bob" }} {{ Base64Decode "Ym9i" }} {{ "x" | Base64Encode | Base64Decode }}`, `Ym9i bob x`},
@@ -179,7 +179,8 @@ func TestTemplateOverBrokenFacts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, facts := range []string{``, `{`, `{"a":{"b":`, `{"a":{"b":hunter2}}`, `hunter2`, "{\"a\":{\"b\":\"hunter2\xff\"}}"} {
+	deep := `{"a":{"b":` + strings.Repeat("[", 1_000_000)
+	for _, facts := range []string{``, deep, `{`, `{"a":{"b":`, `{"a":{"b":hunter2}}`, `hunter2`, "{\"a\":{\"b\":\"hunter2\xff\"}}"} {
 		got, err := parsed.Expand(Scope{Facts: []byte(facts)})
 		if strings.Contains(got, "hunter2") || err != nil && strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("facts %q: got %q, %v", facts, got, err)
@@ -220,6 +221,8 @@ func TestTemplateIsBounded(t *testing.T) {
 		"wide with index":    `{{ printf "%[1]999999d" 1 }}`,
 		"many wide":          `{{ printf "` + strings.Repeat("%999d", 5000) + `" 1 }}`,
 		"many of one":        `{{ $x := printf "%999d" 1 }}{{ printf "` + strings.Repeat("%[1]s", 5000) + `" $x }}`,
+		"many by print":      `{{ $x := "xxxxxxxxxxxx" }}{{ range 16 }}{{ $x = print $x $x }}{{ end }}{{ print` + strings.Repeat(" $x", 5000) + ` }}`,
+		"join by much":       `{{ $x := "xxxxxxxxxxxx" }}{{ range 16 }}{{ $x = print $x $x }}{{ end }}{{ StringsJoin (lookup "data.many") $x }}`,
 		"join":               `{{ $x := lookup "data.many" }}{{ StringsJoin $x "` + long + `" }}`,
 		"lookups":            `{{ range 90000 }}{{ $x := lookup "data.many" }}{{ $y := lookup "data.many" }}{{ end }}`,
 		"multiplying path":   `{{ lookup "data.many` + strings.Repeat(".[@this,@this]", 40) + `" }}`,

@@ -143,7 +143,9 @@ func (l *loop) load() error {
 
 	l.current = watchers.Visit{State: l.manifest.InitialState, Cause: watchers.Started}
 	if l.manifest.Resume && slices.Contains(l.manifest.states(), l.memory.State) {
-		l.current = watchers.Visit{State: l.memory.State, Event: l.memory.Event, Previous: l.memory.Previous}
+		l.current = watchers.Visit{
+			State: l.memory.State, Event: l.memory.Event, Previous: l.memory.Previous, Changes: l.memory.Changes,
+		}
 		if l.current.Event != "" {
 			l.current.Cause = watchers.Resumed
 		}
@@ -311,12 +313,13 @@ func (l *loop) operator(event string) error {
 	return err
 }
 
-// remember takes the visit into the memory, and says whether that changed it.
-func (l *loop) remember() bool {
-	before := l.memory
+// remember takes the visit into the memory. It is saved together with the next mark,
+// or at once when a restart shall go on with it.
+func (l *loop) remember() {
 	l.memory.State, l.memory.Event, l.memory.Previous = l.current.State, l.current.Event, l.current.Previous
-
-	return before.State != l.memory.State || before.Event != l.memory.Event || before.Previous != l.memory.Previous
+	if l.manifest.Resume {
+		l.memory.Changes, l.dirty = l.current.Changes, true
+	}
 }
 
 // save writes the memory. It is tried again later when that fails: until then a

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
+	"github.com/keyturn-io/keyturn/watchers"
 )
 
 // The files in which a machine keeps what must survive a restart.
@@ -20,9 +21,11 @@ const (
 
 // memory is what the machine itself must remember, as it stands in machine_state.json.
 type memory struct {
-	State    string `json:"state"`
-	Event    string `json:"event,omitempty"`    // that led there
-	Previous string `json:"previous,omitempty"` // the state before
+	// The visit that goes on; it survives a restart when the manifest says resume.
+	State    string            `json:"state"`
+	Event    string            `json:"event,omitempty"`
+	Previous string            `json:"previous,omitempty"`
+	Changes  []watchers.Change `json:"changes,omitempty"`
 
 	// Marks holds, by watcher, what it last said of a change that is settled since.
 	Marks map[string]json.RawMessage `json:"marks"`

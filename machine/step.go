@@ -52,7 +52,9 @@ func (l *loop) step(c change) error {
 	if newVisit {
 		l.endRuns()
 		l.visit++
-		l.current = watchers.Visit{State: l.table.state(), Cause: watchers.Stepped, Event: c.event, Previous: from}
+		l.current = watchers.Visit{
+			State: l.table.state(), Cause: watchers.Stepped, Event: c.event, Previous: from, Changes: c.observation.Changes,
+		}
 		l.since = time.Now()
 		if pause := l.storm.step(l.since); pause > 0 {
 			l.slowDown(pause)
@@ -64,7 +66,7 @@ func (l *loop) step(c change) error {
 	}
 
 	l.tell(c, from)
-	if moved := l.remember(); l.dirty || moved && l.manifest.Resume {
+	if l.remember(); l.dirty {
 		l.save()
 	}
 

@@ -316,7 +316,14 @@ func (c *commandWatcher) Run(ctx context.Context, report watchers.Report) error 
 	}
 	time.Sleep(time.Microsecond) // so that the step is told first
 	data := c.env.Data().JSON()
-	c.play.say("command %s begins: %s from %s, data %s", c.env.Watcher, visit.Event, visit.Previous, strings.Join(strings.Fields(string(data)), " "))
+	var changes strings.Builder
+	for _, change := range visit.Changes {
+		fmt.Fprintf(&changes, ", %s %s.%s", change.Operation, change.Bucket, change.Key)
+		if change.Old != nil {
+			fmt.Fprintf(&changes, " was %s", change.Old)
+		}
+	}
+	c.play.say("command %s begins: %s from %s%s, data %s", c.env.Watcher, visit.Event, visit.Previous, changes.String(), strings.Join(strings.Fields(string(data)), " "))
 	if c.Panics {
 		panic("as the test wants it")
 	}

@@ -94,6 +94,10 @@ type Observation struct {
 	Set    []datalayer.Item
 	Delete []string
 
+	// Changes says what of the outside world has changed, for the commands of the
+	// visit that the event begins. They hold values.
+	Changes []Change
+
 	// Mark is kept by the machine once the change is settled, and is what Env.Mark
 	// returns from then on, also after a restart. Nil leaves the mark as it is.
 	Mark json.RawMessage
@@ -107,12 +111,26 @@ type Observation struct {
 	Detail string
 }
 
+// Change is a key of a bucket that has changed.
+type Change struct {
+	Bucket    string      `json:"bucket"`
+	Key       string      `json:"key"`
+	Operation string      `json:"operation"` // put, delete or missing
+	Revision  kv.Revision `json:"revision,omitempty"`
+
+	// Old is the value that was acted on before, as it stood in the data. It is nil
+	// when there was none, or when it is no longer known because a crash came between.
+	Old json.RawMessage `json:"old,omitempty"`
+}
+
 // Visit is the time between two steps, as a Run sees it.
 type Visit struct {
 	State    string
 	Cause    Cause
 	Event    string // that began the visit; empty for Started
 	Previous string // the state before; empty for Started
+
+	Changes []Change // that made the watcher report which began the visit
 }
 
 // Cause says what began a visit.

@@ -37,8 +37,11 @@ type book struct {
 
 // change is what a key has become: a value, or nothing.
 type change struct {
-	seen  *seen
-	value json.RawMessage
+	seen      *seen
+	value     json.RawMessage
+	operation string
+	revision  kv.Revision     // 0 for a key that is missing
+	old       json.RawMessage // the value that was acted on before, if it is known
 }
 
 func newBook(w *watcher, t target) *book {
@@ -82,7 +85,7 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	if b.Query != "" {
 		part, ok := datalayer.Query(value, string(b.Query))
 		if !ok {
-			b.gone(key)
+			b.gone(entry)
 			return
 		}
 		value = part
@@ -104,28 +107,44 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	case b.adopt && !known && inData && equal(value, stored):
 		b.told[key], b.settled.Keys[key] = now, now
 	default:
-		b.changes[key] = change{seen: &now, value: value}
+		b.changes[key] = change{seen: &now, value: value, operation: "put", revision: now.Revision, old: b.old(key)}
 		b.noted()
 	}
 }
 
-// gone notes that a key holds no value any more, if it did.
-func (b *book) gone(key string) {
+// gone notes that a key holds no value any more, if it did. Its entry is a marker, or
+// has no part that the query wants.
+func (b *book) gone(entry kv.Entry) {
+	key := entry.Key
 	delete(b.absent, key)
 	_, known := b.told[key]
 	_, inData := b.stored(key)
 	if known || inData {
-		b.changes[key] = change{}
+		operation := "delete"
+		if entry.Revision == 0 {
+			operation = "missing"
+		}
+		b.changes[key] = change{operation: operation, revision: entry.Revision, old: b.old(key)}
 		b.noted()
 	} else {
 		delete(b.changes, key)
 	}
 }
 
+// old returns the value of a key that was acted on last, if the data still has it.
+func (b *book) old(key string) json.RawMessage {
+	value, _ := b.stored(key)
+	if before, known := b.settled.Keys[key]; !known || sum(value) != before.Sum {
+		return nil
+	}
+
+	return value
+}
+
 // missing notes that a key vanished without a marker.
 func (b *book) missing(key string) {
 	if b.OnMissing == Delete {
-		b.gone(key)
+		b.gone(kv.Entry{Key: key})
 		return
 	}
 	delete(b.changes, key)
@@ -186,6 +205,12 @@ func (b *book) report(o watchers.Observation, report watchers.Report) error {
 	}
 	after := b.settled.with(b.epoch, keys)
 	o.Set, o.Delete = b.items()
+	for _, key := range slices.Sorted(maps.Keys(b.changes)) {
+		c := b.changes[key]
+		o.Changes = append(o.Changes, watchers.Change{
+			Bucket: b.target.bucket, Key: key, Operation: c.operation, Revision: c.revision, Old: c.old,
+		})
+	}
 	o.Mark = after.encode()
 
 	err := report(o)

@@ -119,7 +119,7 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 	case kv.Put:
 		b.put(t.event.Entry, t.event.Epoch)
 	case kv.Delete, kv.Purge:
-		b.gone(t.event.Entry.Key)
+		b.gone(t.event.Entry)
 	case kv.Missing:
 		b.missing(t.event.Entry.Key)
 	case kv.Reset:

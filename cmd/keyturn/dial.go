@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -98,6 +99,13 @@ func dialError(servers []string, err error) error {
 	case errors.Is(err, nats.ErrAuthorization):
 		err = errors.New("it does not let us in")
 		do = "check --creds, --nkey, or the user and password in the URL"
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		do = "name a file that can be read"
+	default:
+		if _, ok := errors.AsType[*url.Error](err); ok {
+			err = errors.New("this is no URL") // the cause may show a password
+			do = "name a server such as nats://localhost:4222"
+		}
 	}
 	return fmt.Errorf("connect to %s: %w: %s", redacted(servers), err, do)
 }

@@ -35,6 +35,8 @@ func (a *app) kvAddCommand() *cobra.Command {
 				return wrong("a size in bytes cannot be less than 0")
 			case storage != "file" && storage != "memory":
 				return wrong("--storage must be file or memory")
+			case storage == "memory" && a.server == "":
+				return wrong("--storage memory is of use with --server only: the store on this host ends with the last process that uses it")
 			}
 			cfg.Bucket, cfg.TTL, cfg.MaxValueSize, cfg.Memory = args[0], time.Duration(ttl), int(value), storage == "memory"
 			return a.kvAdd(cmd, cfg)

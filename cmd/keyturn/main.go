@@ -78,12 +78,21 @@ Exit status: 0 when it is done, 1 when it failed, 2 for wrong usage.`,
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.flags.check(cmd) }
 
 	group(root, a.machineCommand(), a.kvCommand(), a.versionCommand())
+	root.InitDefaultCompletionCmd()
+	completion, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		panic(err) // cobra has just added it
+	}
+	for _, shell := range group(completion).Commands() {
+		shell.Args = between(0, 0)
+	}
 	return root
 }
 
 // group makes a command one that only has others under it.
 func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(commands...)
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return nil
@@ -112,7 +121,7 @@ func (e *usageError) Error() string {
 func between(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || len(args) > most {
-			return &usageError{cmd.CommandPath(), "wrong number of arguments: the usage is " + cmd.UseLine()}
+			return &usageError{cmd.CommandPath(), "wrong number of arguments: the usage is " + strings.TrimSuffix(cmd.UseLine(), " [flags]")}
 		}
 		return nil
 	}

@@ -27,6 +27,9 @@ const (
 	MaxDepth = 128      // arrays and objects within one another, in one value
 )
 
+// space is what JSON allows between its parts.
+const space = " \t\r\n"
+
 // Item is a named value. The name is any UTF-8 text; the value is JSON, made by
 // Encode or FromBytes, that nobody changes any more.
 type Item struct {
@@ -84,7 +87,7 @@ func Decode(raw []byte) (any, error) {
 // an object, or is nested deeper than MaxDepth. What is not UTF-8 becomes an
 // object that says so: {"base64": "..."}.
 func FromBytes(value []byte) json.RawMessage {
-	text := bytes.TrimLeft(value, " \t\r\n")
+	text := bytes.TrimLeft(value, space)
 	if hasParts(text) && checkJSON(text, MaxDepth) == nil {
 		compact := bytes.NewBuffer(make([]byte, 0, len(text)))
 		if json.Compact(compact, text) == nil {

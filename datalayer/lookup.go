@@ -42,7 +42,7 @@ func (v *View) Lookup(path string) (json.RawMessage, bool) {
 // when there is nothing, when doc is another kind of value, which has no parts, or
 // when CheckPath refuses the path. What it returns need not be JSON when doc is not.
 func Query(doc []byte, path string) (json.RawMessage, bool) {
-	doc = bytes.TrimLeft(doc, " \t\r\n")
+	doc = bytes.TrimLeft(doc, space)
 	switch {
 	case CheckPath(path) != nil:
 		return nil, false

@@ -85,7 +85,7 @@ func load(path string) (*View, error) {
 }
 
 func parseItems(doc []byte) (*View, error) {
-	doc = bytes.TrimSpace(doc)
+	doc = bytes.TrimLeft(doc, space)
 	if len(doc) == 0 || doc[0] != '{' {
 		return nil, errors.New("not a JSON object")
 	}

@@ -361,7 +361,7 @@ func TestNilView(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	for _, seed := range []string{"", "{}", `{"a":1,"b":{"c":[1.50]}}`, "null", `{"a":`, "{\"\xff\":1}", `{"a":1}{}`, `{"\ud800":1,"\ufffd":2}`} {
+	for _, seed := range []string{"", "{}", `{"a":1,"b":{"c":[1.50]}}`, "null", `{"a":`, "{\"\xff\":1}", `{"a":1}{}`, "{}\v", `{"\ud800":1,"\ufffd":2}`} {
 		f.Add([]byte(seed))
 	}
 	path := filepath.Join(f.TempDir(), "machine_data.json")

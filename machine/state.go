@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
 	"github.com/keyturn-io/keyturn/watchers"
@@ -47,27 +45,23 @@ func loadMemory(dir string) (m memory, found bool, aside, err error) {
 	if err := datalayer.Sweep(path); err != nil {
 		return m, false, nil, err
 	}
-	m = emptyMemory()
-	text, err := os.ReadFile(path)
+	text, err := datalayer.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, false, nil, nil
+		return emptyMemory(), false, nil, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(text, &m)
-	}
-	if err == nil && (m.Marks == nil || m.Unsettled == nil) {
-		err = errors.New("marks are null")
+	m = emptyMemory()
+	if err == nil && (json.Unmarshal(text, &m) != nil || m.Marks == nil || m.Unsettled == nil) {
+		err = errors.New("it is not what a machine has written")
 	}
 	if err == nil {
 		return m, true, nil, nil
 	}
-
-	to := path + ".unreadable-" + time.Now().UTC().Format("20060102T150405.000000000Z")
-	if err := os.Rename(path, to); err != nil {
-		return m, false, nil, fmt.Errorf("set an unreadable file aside: %w", err)
+	moved, err := datalayer.MoveAside(path, err)
+	if err != nil {
+		return m, false, nil, err
 	}
 
-	return emptyMemory(), true, &datalayer.UnreadableError{Path: path, Aside: to, Err: err}, nil
+	return emptyMemory(), true, moved, nil
 }
 
 // save writes the file, all of it or nothing.

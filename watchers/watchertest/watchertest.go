@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -24,6 +25,9 @@ type Harness struct {
 
 	// Properties are valid ones, a JSON object.
 	Properties string
+
+	// Interval is the manifest's interval, for a kind that does not do without.
+	Interval time.Duration
 
 	// Prepare readies the machine before the watcher is made, its buckets say.
 	Prepare func(t *testing.T, m *Machine)
@@ -97,6 +101,7 @@ func (h Harness) machine(t *testing.T) (*Machine, watchers.Watcher) {
 		}
 		m.checkFolders(t)
 	})
+	m.Env.Interval = h.Interval
 	if h.Prepare != nil {
 		h.Prepare(t, m)
 	}
@@ -140,7 +145,7 @@ func (h Harness) properties(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, problem := range p.Check(watchers.Settings{}) {
+	for _, problem := range p.Check(watchers.Settings{Interval: h.Interval}) {
 		if !problem.Warning {
 			t.Errorf("Check finds a problem with the harness's properties: %+v", problem)
 		}

@@ -31,9 +31,22 @@ type bucket struct {
 	client *Client
 	name   string
 	stream string
+	gets   []string // the subjects that Get may publish to
 
 	bound atomic.Pointer[binding]
 	feed  *feed // while somebody watches; guarded by client.mu
+
+	warned bool // of invalid keys; owned by the feed
+}
+
+func newBucket(c *Client, name string) *bucket {
+	stream := streamPrefix + name
+	return &bucket{
+		client: c,
+		name:   name,
+		stream: stream,
+		gets:   []string{"$JS.API.DIRECT.GET." + stream + ".", "$JS.API.DIRECT.GET." + stream, "$JS.API.STREAM.MSG.GET." + stream},
+	}
 }
 
 // binding is where a bucket's keys are read and written, as its stream says. A
@@ -49,10 +62,10 @@ var _ kv.Bucket = (*bucket)(nil)
 func (b *bucket) Name() string { return b.name }
 
 // bind asks the server for the stream.
-func (b *bucket) bind(ctx context.Context) (*binding, error) {
+func (b *bucket) bind(k *call) (*binding, error) {
 	var stream jetstream.Stream
-	err := b.client.request(ctx, func(ctx context.Context) (err error) {
-		stream, err = b.client.js.Stream(ctx, b.stream)
+	err := k.request(func() (err error) {
+		stream, err = b.client.js.Stream(k, b.stream)
 		return err
 	}, "$JS.API.STREAM.INFO."+b.stream)
 	if err != nil {
@@ -73,25 +86,28 @@ func (b *bucket) bind(ctx context.Context) (*binding, error) {
 }
 
 // do runs f on the bucket's stream within the client's timeout, and says in its
-// error what was tried. Where nobody answers, the stream is gone, has moved or has
+// error what was tried on which key, if any. Where nobody answers, the stream is gone, has moved or has
 // no leader for the moment: it is looked for again.
-func (b *bucket) do(ctx context.Context, what string, f func(context.Context, *binding) error) error {
-	ctx, cancel := context.WithTimeout(ctx, b.client.opts.Timeout)
-	defer cancel()
+func (b *bucket) do(ctx context.Context, what, key string, f func(*call, *binding) error) error {
+	k := b.client.call(ctx, b.client.opts.Timeout)
+	defer k.cancel()
 	bound, err := b.bound.Load(), error(nil)
 	if bound == nil {
-		bound, err = b.bind(ctx)
+		bound, err = b.bind(k)
 	}
 	if err == nil {
-		err = f(ctx, bound)
+		err = f(k, bound)
 	}
-	for attempt := 1; errors.Is(err, nats.ErrNoResponders) && ctx.Err() == nil; attempt++ {
-		if bound, err = b.bind(ctx); err != nil {
+	for attempt := 1; errors.Is(err, nats.ErrNoResponders) && k.Err() == nil; attempt++ {
+		if bound, err = b.bind(k); err != nil {
 			break
 		}
-		if err = f(ctx, bound); errors.Is(err, nats.ErrNoResponders) {
-			sleep(ctx, pause(attempt))
+		if err = f(k, bound); errors.Is(err, nats.ErrNoResponders) {
+			sleep(k, pause(attempt))
 		}
+	}
+	if err != nil && key != "" {
+		what += " " + key
 	}
 	if err != nil {
 		return fmt.Errorf("%s in bucket %s: %w", what, b.name, translate(err))
@@ -99,26 +115,29 @@ func (b *bucket) do(ctx context.Context, what string, f func(context.Context, *b
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// sleep waits, and says whether it was for as long as it should.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
+		return false
 	case <-time.After(d):
+		return true
 	}
 }
 
 func (b *bucket) Get(ctx context.Context, key string) (kv.Entry, error) {
-	return b.get(ctx, "get "+key, key, func(ctx context.Context, bound *binding) (*jetstream.RawStreamMsg, error) {
-		return bound.stream.GetLastMsgForSubject(ctx, bound.read+key)
+	return b.get(ctx, "get", key, func(k *call, bound *binding) (*jetstream.RawStreamMsg, error) {
+		return bound.stream.GetLastMsgForSubject(k, bound.read+key)
 	})
 }
 
 func (b *bucket) GetRevision(ctx context.Context, key string, rev kv.Revision) (kv.Entry, error) {
-	what := "get revision " + strconv.FormatUint(uint64(rev), 10) + " of " + key
-	e, err := b.get(ctx, what, key, func(ctx context.Context, bound *binding) (*jetstream.RawStreamMsg, error) {
+	what := "get revision " + strconv.FormatUint(uint64(rev), 10) + " of"
+	e, err := b.get(ctx, what, key, func(k *call, bound *binding) (*jetstream.RawStreamMsg, error) {
 		if rev == 0 {
 			return nil, kv.ErrKeyNotFound
 		}
-		m, err := bound.stream.GetMsg(ctx, uint64(rev))
+		m, err := bound.stream.GetMsg(k, uint64(rev))
 		if err == nil && m.Subject != bound.read+key {
 			return nil, kv.ErrKeyNotFound
 		}
@@ -131,16 +150,16 @@ func (b *bucket) GetRevision(ctx context.Context, key string, rev kv.Revision) (
 }
 
 // get gets one message of a key. Of a marker it returns kv.ErrKeyDeleted too.
-func (b *bucket) get(ctx context.Context, what, key string, f func(context.Context, *binding) (*jetstream.RawStreamMsg, error)) (e kv.Entry, err error) {
+func (b *bucket) get(ctx context.Context, what, key string, f func(*call, *binding) (*jetstream.RawStreamMsg, error)) (e kv.Entry, err error) {
 	if err := kv.CheckKey(key); err != nil {
 		return kv.Entry{}, err
 	}
-	err = b.do(ctx, what, func(ctx context.Context, bound *binding) error {
+	err = b.do(ctx, what, key, func(k *call, bound *binding) error {
 		var m *jetstream.RawStreamMsg
-		err := b.client.request(ctx, func(ctx context.Context) (err error) {
-			m, err = f(ctx, bound)
+		err := k.request(func() (err error) {
+			m, err = f(k, bound)
 			return err
-		}, "$JS.API.DIRECT.GET."+b.stream, "$JS.API.DIRECT.GET."+b.stream+".", "$JS.API.STREAM.MSG.GET."+b.stream)
+		}, b.gets...)
 		if err != nil {
 			return err
 		}
@@ -197,8 +216,8 @@ func (b *bucket) Create(ctx context.Context, key string, value []byte) (kv.Revis
 	}
 	// Something is there. A marker may be overwritten.
 	var last kv.Entry
-	err = b.do(ctx, "create "+key, func(ctx context.Context, bound *binding) (err error) {
-		last, err = b.newest(ctx, bound, key)
+	err = b.do(ctx, "create", key, func(k *call, bound *binding) (err error) {
+		last, err = b.newest(k, bound, key)
 		return err
 	})
 	if err == nil && last.Operation != kv.OpPut {
@@ -250,9 +269,9 @@ func (b *bucket) publish(ctx context.Context, what, key string, value []byte, he
 		Seq   uint64              `json:"seq"`
 		Error *jetstream.APIError `json:"error"`
 	}
-	err := b.do(ctx, what+" "+key, func(ctx context.Context, bound *binding) error {
+	err := b.do(ctx, what, key, func(k *call, bound *binding) error {
 		msg := &nats.Msg{Subject: bound.write + key, Header: header, Data: value}
-		reply, err := b.ask(ctx, msg)
+		reply, err := ask(k, msg)
 		if err != nil {
 			return err
 		}
@@ -270,9 +289,10 @@ func (b *bucket) publish(ctx context.Context, what, key string, value []byte, he
 	return kv.Revision(ack.Seq), nil
 }
 
-func (b *bucket) ask(ctx context.Context, msg *nats.Msg) (reply *nats.Msg, err error) {
-	err = b.client.request(ctx, func(ctx context.Context) error {
-		reply, err = b.client.nc.RequestMsgWithContext(ctx, msg)
+// ask sends a message and waits for the answer.
+func ask(k *call, msg *nats.Msg) (reply *nats.Msg, err error) {
+	err = k.request(func() error {
+		reply, err = k.client.nc.RequestMsgWithContext(k, msg)
 		return err
 	}, msg.Subject)
 	return reply, err
@@ -281,14 +301,14 @@ func (b *bucket) ask(ctx context.Context, msg *nats.Msg) (reply *nats.Msg, err e
 // newest returns the newest entry of all keys that a filter matches, markers
 // included. Unlike Get it asks the stream's leader, so it is never behind what
 // was acknowledged before.
-func (b *bucket) newest(ctx context.Context, bound *binding, filter string) (kv.Entry, error) {
+func (b *bucket) newest(k *call, bound *binding, filter string) (kv.Entry, error) {
 	query, err := json.Marshal(struct {
 		Subject string `json:"last_by_subj"`
 	}{bound.read + filter})
 	if err != nil {
 		return kv.Entry{}, err
 	}
-	reply, err := b.ask(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: query})
+	reply, err := ask(k, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: query})
 	if err != nil {
 		return kv.Entry{}, err
 	}
@@ -319,8 +339,8 @@ func (b *bucket) newest(ctx context.Context, bound *binding, filter string) (kv.
 func (b *bucket) History(ctx context.Context, key string) ([]kv.Entry, error) {
 	var entries []kv.Entry
 	for from := uint64(1); ; {
-		e, err := b.get(ctx, "history of "+key, key, func(ctx context.Context, bound *binding) (*jetstream.RawStreamMsg, error) {
-			return bound.stream.GetMsg(ctx, from, jetstream.WithGetMsgSubject(bound.read+key))
+		e, err := b.get(ctx, "history of", key, func(k *call, bound *binding) (*jetstream.RawStreamMsg, error) {
+			return bound.stream.GetMsg(k, from, jetstream.WithGetMsgSubject(bound.read+key))
 		})
 		switch {
 		case err == nil, errors.Is(err, kv.ErrKeyDeleted):
@@ -339,8 +359,8 @@ func (b *bucket) Keys(ctx context.Context, filters ...string) ([]string, error) 
 		return nil, err
 	}
 	var keys []string
-	err := b.do(ctx, "list keys", func(ctx context.Context, bound *binding) error {
-		entries, err := b.snapshot(ctx, bound, filters)
+	err := b.do(ctx, "list keys", "", func(k *call, bound *binding) error {
+		entries, err := b.snapshot(k, bound, filters)
 		for key, e := range entries {
 			if e.Operation == kv.OpPut && kv.MatchAny(filters, key) {
 				keys = append(keys, key)
@@ -369,9 +389,9 @@ func (b *bucket) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 }
 
 func (b *bucket) Status(ctx context.Context) (st kv.Status, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.client.opts.Timeout)
-	defer cancel()
-	bound, err := b.bind(ctx)
+	k := b.client.call(ctx, b.client.opts.Timeout)
+	defer k.cancel()
+	bound, err := b.bind(k)
 	if err != nil {
 		return st, fmt.Errorf("status of bucket %s: %w", b.name, translate(err))
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,9 +17,10 @@ import (
 )
 
 // ConnOptions are the options for a connection that is to live as long as its
-// process: it is tried again for ever, soon at first and then every two seconds, a
-// dead server is noticed after 30 seconds at most, and what was not sent when the
-// connection broke is an error at once rather than a surprise hours later.
+// process: it is tried again for ever, after 50 milliseconds at first and after 2
+// seconds in the end, a dead server is noticed after 30 seconds at most, and a
+// message that cannot be sent is an error rather than kept and sent hours later.
+// Who cannot wait for the first connection adds nats.RetryOnFailedConnect.
 func ConnOptions() []nats.Option {
 	return []nats.Option{
 		nats.MaxReconnects(-1),
@@ -29,15 +32,13 @@ func ConnOptions() []nats.Option {
 	}
 }
 
-// pause is how long to wait after a number of attempts that failed, 1 or more: 50
-// milliseconds at first, 2 seconds at most, each less a random part so that many
-// who wait do not come back at once.
+// pause is how long to wait after a number of attempts that failed, 1 or more. It
+// grows by a quarter each time, from 50 milliseconds to 2 seconds, so what comes back
+// is found after a quarter of the time that it was away at most. A random part is
+// taken off, so that many who wait do not come back at once.
 func pause(attempts int) time.Duration {
 	const first, most = 50 * time.Millisecond, 2 * time.Second
-	d := most
-	if attempts < 7 {
-		d = min(first<<max(attempts-1, 0), most)
-	}
+	d := min(time.Duration(float64(first)*math.Pow(1.25, float64(min(attempts, 20)-1))), most)
 	return d/2 + rand.N(d/2)
 }
 
@@ -61,25 +62,41 @@ func (c *Client) connected(ctx context.Context) error {
 	return nil
 }
 
-// request runs f, which sends to the subjects and waits for the answer until its
-// context is done. A server says on another way that it refuses a subject: then
-// the context is done at once and request returns kv.ErrPermission. A subject that
-// ends in a dot stands for all that begin with it.
-func (c *Client) request(ctx context.Context, f func(context.Context) error, subjects ...string) error {
-	if err := c.connected(ctx); err != nil {
+// call is one call of a caller, or one look of a feed: a context that is bounded
+// in time, and the request that waits for its answer.
+type call struct {
+	context.Context
+	client *Client
+	cancel context.CancelFunc
+
+	// Guarded by client.refusals.mu.
+	subjects []string // of the request that is under way
+	refused  error    // the server's word that it will not be answered
+}
+
+// call begins a call. The caller ends it with cancel.
+func (c *Client) call(ctx context.Context, timeout time.Duration) *call {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	return &call{Context: ctx, client: c, cancel: cancel}
+}
+
+// request runs f, which sends to the subjects and waits for the answer until the
+// call's context is done. That a subject is refused the server says on another way: then
+// the context is done at once and request returns kv.ErrPermission. A subject
+// that ends in a dot stands for all that begin with it.
+func (k *call) request(f func() error, subjects ...string) error {
+	nc, refusals := k.client.nc, &k.client.refusals
+	if err := k.client.connected(k); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w := &waiting{subjects: subjects, cancel: cancel}
-	c.refusals.add(w)
-	err := f(ctx)
-	refused := c.refusals.remove(w)
+	refusals.begin(k, subjects)
+	err := f()
+	refused := refusals.end(k)
 	if err == nil {
 		return nil
 	}
-	if refused == nil && errors.Is(err, context.DeadlineExceeded) && w.meant(c.nc.LastError()) {
-		refused = c.nc.LastError() // somebody has replaced the handler that we had wrapped
+	if last := nc.LastError(); refused == nil && errors.Is(err, context.DeadlineExceeded) && forbids(last, subjects) {
+		refused = last // somebody has replaced the handler that we had wrapped
 	}
 	if refused != nil {
 		return fmt.Errorf("%w: %w", kv.ErrPermission, refused)
@@ -91,31 +108,21 @@ func (c *Client) request(ctx context.Context, f func(context.Context) error, sub
 // they are not permitted.
 type refusals struct {
 	mu      sync.Mutex
-	waiting map[*waiting]struct{}
+	waiting map[*call]struct{}
 }
 
-// waiting is a request that has not been answered.
-type waiting struct {
-	subjects []string
-	cancel   context.CancelFunc
-	refused  error // guarded by refusals.mu
-}
-
-func (r *refusals) add(w *waiting) {
+func (r *refusals) begin(k *call, subjects []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.waiting == nil {
-		r.waiting = map[*waiting]struct{}{}
-	}
-	r.waiting[w] = struct{}{}
+	k.subjects = subjects
+	r.waiting[k] = struct{}{}
 }
 
-// remove ends the waiting and returns the refusal if there was one.
-func (r *refusals) remove(w *waiting) error {
+func (r *refusals) end(k *call) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.waiting, w)
-	return w.refused
+	delete(r.waiting, k)
+	return k.refused
 }
 
 // wrapping guards the step from reading a connection's handler to setting the
@@ -136,22 +143,19 @@ func (r *refusals) listen(nc *nats.Conn) {
 }
 
 func (r *refusals) hear(err error) {
-	if !errors.Is(err, nats.ErrPermissionViolation) {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for w := range r.waiting {
-		if w.meant(err) {
-			w.refused = err
-			w.cancel()
+	for k := range r.waiting {
+		if forbids(err, k.subjects) {
+			k.refused = err
+			k.cancel()
 		}
 	}
 }
 
-// meant says whether err refuses one of the subjects, or an inbox without which
+// forbids says whether err refuses one of the subjects, or an inbox without which
 // no answer comes.
-func (w *waiting) meant(err error) bool {
+func forbids(err error, subjects []string) bool {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return false
 	}
@@ -164,10 +168,7 @@ func (w *waiting) meant(err error) bool {
 	if strings.Contains(strings.ToLower(err.Error()), "for subscription to") {
 		return strings.HasPrefix(subject, nats.InboxPrefix)
 	}
-	for _, s := range w.subjects {
-		if s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(subjects, func(s string) bool {
+		return s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s)
+	})
 }

@@ -18,6 +18,7 @@ const (
 	codeAccountLimits  = 10002
 	codeMemoryLimits   = 10028
 	codeStorageLimits  = 10047
+	codeStreamCreate   = 10049
 	codeStoreFailed    = 10077
 	codeMaxStreamBytes = 10122
 )

@@ -184,8 +184,8 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	}
 	opts := f.b.client.opts
 	newest, filters := f.view.Newest(), f.cover()
-	opening, cancel := context.WithTimeout(ctx, opts.Probe)
-	defer cancel()
+	opening := f.b.client.call(ctx, opts.Probe)
+	defer opening.cancel()
 	bound, err := f.b.bind(opening)
 	if err != nil {
 		return err
@@ -222,6 +222,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 				err = f.admit(ctx, s, filters)
 			}
 		case <-ticker.C:
+			f.warn(s)
 			switch {
 			case f.retire():
 				return errIdle
@@ -252,10 +253,10 @@ func (f *feed) admit(ctx context.Context, s *session, filters []string) error {
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.b.client.opts.Probe)
-	defer cancel()
+	k := f.b.client.call(ctx, f.b.client.opts.Probe)
+	defer k.cancel()
 	for _, filter := range asked {
-		last, err := f.b.newest(ctx, s.bound, filter)
+		last, err := f.b.newest(k, s.bound, filter)
 		if err != nil && !errors.Is(translate(err), kv.ErrKeyNotFound) {
 			return doubtful("ask for the newest revision: %w", translate(err))
 		}
@@ -264,7 +265,7 @@ func (f *feed) admit(ctx context.Context, s *session, filters []string) error {
 			case <-s.moved:
 			case err := <-s.doubt:
 				return doubt{err}
-			case <-ctx.Done():
+			case <-k.Done():
 				return doubtful("revision %d has not come", last.Revision)
 			}
 		}
@@ -289,32 +290,75 @@ func (f *feed) reflects(s *session, filter string, last kv.Entry) bool {
 // the next probe is to compare with, and an error that ends the session.
 func (f *feed) probe(ctx context.Context, s *session, filters []string, before *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
 	opts := f.b.client.opts
-	ctx, cancel := context.WithTimeout(ctx, opts.Probe)
-	defer cancel()
-	bound, err := f.b.bind(ctx)
+	k := f.b.client.call(ctx, opts.Probe)
+	defer k.cancel()
+	st := s.state()
+	known := uint64(f.view.Len() + st.strange) // before it is asked how many there are
+	bound, err := f.b.bind(k)
 	if err != nil {
 		return before, err
 	}
-	now, st := bound.stream.CachedInfo(), s.state()
-	whole := filters[0] == all
-	known := uint64(f.view.Len() + st.strange)
-	vanished := now.State.NumSubjects < before.State.NumSubjects ||
-		whole && now.State.LastSeq == st.high && now.State.NumSubjects < known
+	now := bound.stream.CachedInfo()
 	switch {
 	case !now.Created.Equal(before.Created):
 		return before, doubtful("the bucket was created again")
 	case now.State.LastSeq < before.State.LastSeq:
 		return before, doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
-	case whole && before.State.LastSeq > st.high:
+	case filters[0] == all && before.State.LastSeq > s.state().high:
 		return before, doubtful("revision %d has not come", before.State.LastSeq)
 	case st.silent > opts.Probe:
 		return before, doubtful("the server has been silent for %s", st.silent)
-	case vanished && time.Since(s.began) > 10*st.took: // where keys expire all the time, that is not all we do
-		return before, doubtful("keys have vanished")
-	case vanished:
-		now.State.NumSubjects = before.State.NumSubjects
 	case time.Since(s.began) > opts.Reconcile:
 		return before, doubtful("it is time")
 	}
-	return now, nil
+	fewer, err := f.fewer(k, bound, filters, known, before, now)
+	switch {
+	case err != nil:
+		return before, err
+	case !fewer:
+		return now, nil
+	case time.Since(s.began) < 10*st.took:
+		return before, nil // where keys expire all the time, this is not all we do
+	}
+	return before, doubtful("keys have vanished")
+}
+
+// countable is up to how many keys their names are asked for to count them.
+const countable = 1000
+
+// fewer says whether the bucket has fewer keys than are known. Of a part of a
+// bucket the keys are counted if something has happened in it and they are few;
+// where they are many, only that the whole bucket has fewer is noticed.
+func (f *feed) fewer(k *call, bound *binding, filters []string, known uint64, before, now *jetstream.StreamInfo) (bool, error) {
+	was, is := before.State, now.State
+	switch {
+	case filters[0] == all:
+		return is.NumSubjects < known, nil
+	case known > countable:
+		return is.NumSubjects < was.NumSubjects, nil
+	case is.LastSeq == was.LastSeq && is.Msgs == was.Msgs:
+		return false, nil
+	}
+	var counted uint64
+	for _, filter := range filters {
+		err := k.request(func() error {
+			info, err := bound.stream.Info(k, jetstream.WithSubjectFilter(bound.read+filter))
+			if err == nil {
+				counted += uint64(len(info.State.Subjects))
+			}
+			return err
+		}, "$JS.API.STREAM.INFO."+f.b.stream)
+		if err != nil {
+			return false, err
+		}
+	}
+	return counted < known, nil
+}
+
+// warn tells once that there are keys which no client of this package would put.
+func (f *feed) warn(s *session) {
+	if n := s.state().strange; n > 0 && !f.b.warned {
+		f.b.warned = true
+		f.b.client.opts.Log.Warn("the bucket holds invalid keys, which are skipped", "bucket", f.b.name, "keys", n)
+	}
 }

@@ -2,6 +2,7 @@ package natskv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,8 +57,14 @@ func (c *Client) CreateBucket(ctx context.Context, cfg Config) error {
 	}
 	stream := streamPrefix + cfg.Bucket
 	return c.manage(ctx, "create bucket "+cfg.Bucket, func(ctx context.Context) error {
-		_, err := c.js.CreateKeyValue(ctx, config)
-		return err
+		for attempt := 1; ; attempt++ {
+			_, err := c.js.CreateKeyValue(ctx, config)
+			var api *jetstream.APIError
+			if !errors.As(err, &api) || api.ErrorCode != codeStreamCreate || !sleep(ctx, pause(attempt)) {
+				return err
+			}
+			// The server may still be removing a bucket of that name that was deleted.
+		}
 	}, "$JS.API.INFO", "$JS.API.STREAM.CREATE."+stream, "$JS.API.STREAM.INFO."+stream)
 }
 
@@ -87,9 +94,9 @@ func (c *Client) Buckets(ctx context.Context) ([]string, error) {
 }
 
 func (c *Client) manage(ctx context.Context, what string, f func(context.Context) error, subjects ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
-	defer cancel()
-	if err := c.request(ctx, f, subjects...); err != nil {
+	k := c.call(ctx, c.opts.Timeout)
+	defer k.cancel()
+	if err := k.request(func() error { return f(k) }, subjects...); err != nil {
 		return fmt.Errorf("%s: %w", what, translate(err))
 	}
 	return nil

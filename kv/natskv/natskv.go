@@ -26,9 +26,10 @@
 // differences are told. While nothing happens, one look at the stream's state
 // each Options.Probe finds what the live stream cannot tell.
 //
-// A key that vanishes without a marker is found by the number of keys. If only a
-// part of a bucket is watched, and as many keys appear in it as vanish between
-// two probes, it takes until the next snapshot, at most Options.Reconcile.
+// A key that vanishes without a marker is found by the number of keys, within two
+// probes. The exception is a watched part of a bucket with more than 1000 keys: if
+// as many keys appear in the bucket as vanish between two probes, it takes until
+// the next snapshot, at most Options.Reconcile.
 //
 // # Permissions
 //
@@ -116,6 +117,7 @@ func New(nc *nats.Conn, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("natskv: %w", err)
 	}
 	c := &Client{nc: nc, js: js, opts: opts, buckets: map[string]*bucket{}}
+	c.refusals.waiting = map[*call]struct{}{}
 	c.ctx, c.endAll = context.WithCancel(context.Background())
 	c.refusals.listen(nc)
 	return c, nil
@@ -154,7 +156,7 @@ func (c *Client) bucket(name string) (*bucket, error) {
 	defer c.mu.Unlock()
 	b, ok := c.buckets[name]
 	if !ok {
-		b = &bucket{client: c, name: name, stream: streamPrefix + name}
+		b = newBucket(c, name)
 		c.buckets[name] = b
 	}
 	return b, nil

@@ -2,8 +2,8 @@ package natskv_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -58,9 +58,6 @@ func (b *broker) stop() {
 	b.srv.Shutdown()
 	b.srv.WaitForShutdown()
 }
-
-// storeDir is where the server keeps its streams.
-func (b *broker) storeDir() string { return filepath.Join(b.opts.StoreDir, "jetstream") }
 
 func (b *broker) connect(opts ...nats.Option) *nats.Conn {
 	b.t.Helper()
@@ -128,11 +125,6 @@ func open(t *testing.T, cfg kvtest.Config) kvtest.Subject {
 		must(err)
 		must(stream.Purge(t.Context(), opts...))
 	}
-	copyStore := func(from, to string) {
-		t.Helper()
-		must(os.RemoveAll(to))
-		must(os.CopyFS(to, os.DirFS(from)))
-	}
 	return kvtest.Subject{
 		Bucket:   newBucket(t, c, config),
 		Recreate: func() { must(c.CreateBucket(t.Context(), config)) },
@@ -140,18 +132,74 @@ func open(t *testing.T, cfg kvtest.Config) kvtest.Subject {
 		PurgeAll: func() { purge() },
 		Vanish:   func(key string) { purge(jetstream.WithPurgeSubject("$KV.TEST." + key)) },
 		Backup: func() func() {
-			saved := filepath.Join(t.TempDir(), "saved")
-			srv.stop()
-			copyStore(srv.storeDir(), saved)
-			srv.start()
-			return func() {
-				srv.stop()
-				copyStore(saved, srv.storeDir())
-				srv.start()
-			}
+			saved := backUp(t, admin.Conn(), "KV_TEST")
+			return func() { saved.restore(t, admin) }
 		},
 		Down: srv.stop,
 		Up:   srv.start,
+	}
+}
+
+// saved is a stream as the server backs it up.
+type saved struct {
+	name  string
+	about struct {
+		Config json.RawMessage `json:"config"`
+		State  json.RawMessage `json:"state"`
+	}
+	chunks [][]byte
+}
+
+func backUp(t testing.TB, nc *nats.Conn, name string) saved {
+	t.Helper()
+	inbox := nc.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	check(t, err)
+	defer func() { check(t, sub.Unsubscribe()) }()
+	reply, err := nc.Request("$JS.API.STREAM.SNAPSHOT."+name, []byte(`{"no_consumers":true,"deliver_subject":"`+inbox+`"}`), 5*time.Second)
+	check(t, err)
+	s := saved{name: name}
+	check(t, json.Unmarshal(reply.Data, &s.about))
+	for {
+		msg, err := sub.NextMsg(5 * time.Second)
+		check(t, err)
+		if msg.Reply != "" {
+			check(t, msg.Respond(nil))
+		}
+		if len(msg.Data) == 0 {
+			return s
+		}
+		s.chunks = append(s.chunks, msg.Data)
+	}
+}
+
+// restore puts the stream in the place of the one that is there.
+func (s saved) restore(t testing.TB, js jetstream.JetStream) {
+	t.Helper()
+	if err := js.DeleteStream(t.Context(), s.name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Fatal(err)
+	}
+	nc := js.Conn()
+	about, err := json.Marshal(s.about)
+	check(t, err)
+	reply, err := nc.Request("$JS.API.STREAM.RESTORE."+s.name, about, 5*time.Second)
+	check(t, err)
+	var to struct {
+		Subject string `json:"deliver_subject"`
+		Error   any    `json:"error"`
+	}
+	check(t, json.Unmarshal(reply.Data, &to))
+	if to.Error != nil {
+		t.Fatalf("restore: %v", to.Error)
+	}
+	for _, chunk := range append(s.chunks, nil) {
+		reply, err = nc.Request(to.Subject, chunk, 5*time.Second)
+		check(t, err)
+	}
+	to.Error = nil
+	check(t, json.Unmarshal(reply.Data, &to))
+	if to.Error != nil {
+		t.Fatalf("restore: %v", to.Error)
 	}
 }
 

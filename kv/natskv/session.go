@@ -1,7 +1,6 @@
 package natskv
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,7 +52,7 @@ type session struct {
 }
 
 // open begins a session on the keys that one of the filters matches.
-func (b *bucket) open(ctx context.Context, bound *binding, filters []string, s *session, headersOnly bool) error {
+func (b *bucket) open(k *call, bound *binding, filters []string, s *session, headersOnly bool) error {
 	s.b, s.bound = b, bound
 	s.complete = make(chan struct{})
 	s.doubt = make(chan error, 1)
@@ -91,8 +90,8 @@ func (b *bucket) open(ctx context.Context, bound *binding, filters []string, s *
 		Replicas:          1,
 	}
 	var pending uint64
-	err = b.client.request(ctx, func(ctx context.Context) error {
-		consumer, err := bound.stream.CreatePushConsumer(ctx, config)
+	err = k.request(func() error {
+		consumer, err := bound.stream.CreatePushConsumer(k, config)
 		if err != nil {
 			return err
 		}
@@ -228,7 +227,7 @@ func (s *session) state() state {
 
 // snapshot returns the newest entries of at least the keys that one of the filters matches,
 // without their values.
-func (b *bucket) snapshot(ctx context.Context, bound *binding, filters []string) (entries map[string]kv.Entry, err error) {
+func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries map[string]kv.Entry, err error) {
 	if len(filters) == 0 {
 		filters = []string{all}
 	}
@@ -236,7 +235,7 @@ func (b *bucket) snapshot(ctx context.Context, bound *binding, filters []string)
 		taken: func(snapshot map[string]kv.Entry) { entries = maps.Clone(snapshot) },
 		live:  func(kv.Entry) {},
 	}
-	if err := b.open(ctx, bound, cover(filters), s, true); err != nil {
+	if err := b.open(k, bound, cover(filters), s, true); err != nil {
 		return nil, err
 	}
 	defer s.end()
@@ -245,7 +244,7 @@ func (b *bucket) snapshot(ctx context.Context, bound *binding, filters []string)
 		return entries, nil
 	case err := <-s.doubt:
 		return nil, fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", errIncomplete, ctx.Err())
+	case <-k.Done():
+		return nil, fmt.Errorf("%w: %w", errIncomplete, k.Err())
 	}
 }

@@ -142,8 +142,13 @@ func (v *View) Replace(epoch kv.Epoch, known map[string]kv.Entry, reset bool, ne
 	reset = reset || epoch != v.epoch
 	v.epoch, v.known = epoch, known
 	for key, old := range before {
-		if now, ok := known[key]; !ok || !identify(now).equal(identify(old)) {
-			v.mark(key, identify(old))
+		now, ok := known[key]
+		if ok && identify(now).equal(identify(old)) {
+			continue
+		}
+		v.mark(key, identify(old))
+		if ok && now.Revision <= old.Revision {
+			reset = true // no bucket goes back by itself
 		}
 	}
 	for key := range known {

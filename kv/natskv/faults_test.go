@@ -1,0 +1,201 @@
+package natskv_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/kv/kvtest"
+	"github.com/keyturn-io/keyturn/kv/natskv"
+)
+
+// slack is what a promised time may take longer here, where tests run beside each
+// other under the race detector.
+const slack = 2 * time.Second
+
+// wantWithin runs f, which waits for something, and fails the test if that took
+// longer than promised.
+func wantWithin(t *testing.T, what string, promised time.Duration, f func()) {
+	t.Helper()
+	began := time.Now()
+	f()
+	took := time.Since(began).Round(time.Millisecond)
+	t.Logf("%s after %s", what, took)
+	if took > promised+slack {
+		t.Errorf("%s after %s, promised are %s", what, took, promised)
+	}
+}
+
+func put(t testing.TB, b kv.Bucket, key, value string) {
+	t.Helper()
+	_, err := b.Put(t.Context(), key, []byte(value))
+	check(t, err)
+}
+
+func TestServerRestarts(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	b := newBucket(t, newClient(t, nc, quick), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "0")
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	r.WaitKind(kv.Synced, 0)
+	for i := range 3 {
+		told := r.Len()
+		srv.stop()
+		srv.start()
+		other := newClient(t, srv.connect(), quick)
+		ob, err := other.Bucket("TEST")
+		check(t, err)
+		value := fmt.Sprint(i + 1)
+		put(t, ob, "a", value)
+		wantWithin(t, "a put after a restart is told", 200*time.Millisecond, func() {
+			r.WaitState(map[string]string{"a": value})
+		})
+		if log := r.Log(told); i == 0 {
+			t.Logf("told:\n%s", log)
+		}
+	}
+}
+
+func TestConsumerDeletedAtServer(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	b := newBucket(t, newClient(t, nc, quick), natskv.Config{Bucket: "TEST"})
+	whole := kvtest.Record(t, b, kv.WatchOptions{})
+	put(t, b, "a", "1")
+	whole.WaitState(map[string]string{"a": "1"})
+
+	other := newClient(t, nc, quick)
+	ob, err := other.Bucket("TEST")
+	check(t, err)
+	part := kvtest.Record(t, ob, kv.WatchOptions{Filters: []string{"a"}})
+	part.WaitState(map[string]string{"a": "1"})
+
+	js := jetStream(t, nc)
+	for i := range 3 {
+		for _, name := range consumers(t, js, "KV_TEST") {
+			check(t, js.DeleteConsumer(t.Context(), "KV_TEST", name))
+		}
+		value := fmt.Sprint(i + 2)
+		put(t, b, "a", value)
+		put(t, b, "other", value)
+		wantWithin(t, "a put without a consumer is told", 2*quick.Probe, func() {
+			whole.WaitState(map[string]string{"a": value, "other": value})
+			part.WaitState(map[string]string{"a": value})
+		})
+	}
+}
+
+// consumers returns the names of a stream's consumers.
+func consumers(t testing.TB, js jetstream.JetStream, stream string) (names []string) {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	check(t, err)
+	list := s.ConsumerNames(t.Context())
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	check(t, list.Err())
+	return names
+}
+
+// TestLinkSwallows has a link that takes everything and delivers nothing, and
+// then breaks.
+func TestLinkSwallows(t *testing.T) {
+	srv := startBroker(t)
+	near := srv.connect()
+	admin := newBucket(t, newClient(t, near, quick), natskv.Config{Bucket: "TEST"})
+	link := startLink(t, srv.srv.Addr().String())
+	nc, err := nats.Connect("nats://"+link.addr(), natskv.ConnOptions()...)
+	check(t, err)
+	t.Cleanup(nc.Close)
+	b, err := newClient(t, nc, quick).Bucket("TEST")
+	check(t, err)
+
+	put(t, admin, "a", "1")
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	n := r.WaitKind(kv.Synced, 0)
+	link.swallow()
+	put(t, admin, "a", "2")
+	wantWithin(t, "a link that swallows is told", 2*quick.Probe, func() { n = r.WaitKind(kv.Lost, n) })
+	if err := r.Events()[n-1].Err; !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("lost because of %v", err)
+	}
+	_, err = b.Get(within(t, 100*time.Millisecond), "a")
+	if !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("get over a link that swallows: %v", err)
+	}
+	link.cut()
+	wantWithin(t, "what was put meanwhile is told", 200*time.Millisecond, func() {
+		r.WaitState(map[string]string{"a": "2"})
+		r.WaitKind(kv.Found, n)
+	})
+}
+
+func TestServerFrozen(t *testing.T) {
+	child := startChild(t)
+	b := newBucket(t, newClient(t, child.connect(t), quick), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "1")
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	n := r.WaitKind(kv.Synced, 0)
+	for range 3 {
+		child.freeze()
+		wantWithin(t, "a frozen server is told", 2*quick.Probe, func() { n = r.WaitKind(kv.Lost, n) })
+		child.thaw()
+		wantWithin(t, "a thawed server is told", time.Second, func() { n = r.WaitKind(kv.Found, n) })
+	}
+	put(t, b, "a", "2")
+	r.WaitState(map[string]string{"a": "2"})
+}
+
+// TestNothingLeaks watches a thousand times, leaves each watch at another event,
+// and looks for goroutines and consumers that are left.
+func TestNothingLeaks(t *testing.T) {
+	child := startChild(t)
+	nc := child.connect(t)
+	js := jetStream(t, nc)
+	_, err := js.AccountInfo(t.Context()) // a connection starts to listen for answers at its first request
+	check(t, err)
+	before := goleak.IgnoreCurrent()
+
+	c, err := natskv.New(nc, natskv.Options{})
+	check(t, err)
+	b := newBucket(t, c, natskv.Config{Bucket: "TEST"})
+	for i := range 10 {
+		put(t, b, fmt.Sprint("k.", i), "x")
+	}
+	for i := range 1000 {
+		filters := [][]string{nil, {"k.1"}, {"k.*"}, {"k.1", "k.2"}}[i%4]
+		n := 0
+		for event, err := range b.Watch(t.Context(), kv.WatchOptions{Filters: filters}) {
+			check(t, err)
+			if n++; n > i%3 || event.Kind == kv.Synced {
+				break
+			}
+		}
+	}
+	if n := len(consumers(t, js, "KV_TEST")); n > 5 {
+		t.Errorf("1000 watches had %d consumers", n)
+	}
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	r.WaitKind(kv.Synced, 0)
+	c.Close()
+	if err := r.Stop(); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("a watch ended with %v when its client was closed", err)
+	}
+	for _, err := range b.Watch(t.Context(), kv.WatchOptions{}) {
+		if !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("a watch of a client that was closed began with %v", err)
+		}
+	}
+	goleak.VerifyNone(t, before)
+	if names := consumers(t, js, "KV_TEST"); len(names) > 0 {
+		t.Errorf("consumers are left: %v", names)
+	}
+}

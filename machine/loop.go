@@ -34,7 +34,7 @@ type loop struct {
 	watchers []*runner      // in the order of the manifest
 
 	reports  chan report   // of the visit that goes on
-	late     chan report   // of visits that are over
+	late     chan report   // of visits that are over; never has to wait
 	ended    chan *runner  // runs that have returned
 	stopping chan struct{} // closed when the machine stops
 	done     chan struct{} // closed when the loop has ended
@@ -128,12 +128,14 @@ func (l *loop) load() error {
 	}
 	l.memory = known
 
+	forget := !found
 	if aside != nil {
 		l.log.Error("the machine starts with no memory of what it has done", "error", aside)
+		forget = true
 	}
 	if aside := store.SetAside(); aside != nil {
 		l.log.Error("the machine starts with no data", "error", aside)
-		l.memory = emptyMemory()
+		l.memory, forget = emptyMemory(), true
 	} else if !found && store.View().Len() > 0 {
 		l.log.Info("data of other software is taken over", "items", store.View().Len())
 		for _, w := range l.manifest.Watchers {
@@ -149,14 +151,16 @@ func (l *loop) load() error {
 		if l.current.Event != "" {
 			l.current.Cause = watchers.Resumed
 		}
-	} else {
+	} else if len(l.memory.Unsettled) > 0 {
 		clear(l.memory.Unsettled)
+		forget = true
 	}
 	l.table = newTable(l.manifest, l.current.State)
 
-	if l.remember(); !found {
-		// From here on data without marks means that a change was interrupted, not that
-		// somebody else wrote it, so the file must be there before the first commit.
+	if l.remember(); forget {
+		// What is forgotten must not come back after a crash. And from the first start on,
+		// data without marks means that a change was interrupted, not that somebody else
+		// wrote it, so the file must be there before the first commit.
 		return l.memory.save(l.opts.Dir)
 	}
 
@@ -193,7 +197,7 @@ func (l *loop) run(ctx context.Context) {
 		case r := <-l.accepted():
 			l.take(r)
 		case r := <-l.late:
-			l.drop(r)
+			l.take(r)
 		case f := <-l.fires:
 			f.reply <- l.operator(f.event)
 		case r := <-l.ended:

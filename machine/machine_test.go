@@ -127,3 +127,44 @@ func TestSplayCanBeStopped(t *testing.T) {
 		}
 	})
 }
+
+// TestMemoryIsForgotten starts with a memory that must not count: marks whose data
+// cannot be read, and marks that were not settled when the machine was interrupted.
+func TestMemoryIsForgotten(t *testing.T) {
+	for name, data := range map[string]string{"unreadable": "{", "readable": "{}"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				write(t, dir, "machine_data.json", data)
+				write(t, dir, "machine_state.json", `{"state": "on", "marks": {"other": "settled"}, "unsettled": {"w": "not settled"}}`)
+				m := newMachine(t, dir, small)
+				stop := running(m)
+				for range 2 {
+					if err := m.Fire(t.Context(), "switch"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				text, err := os.ReadFile(filepath.Join(dir, "machine_state.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(string(text), `"w"`) {
+					t.Errorf("what was not settled counts as settled: %s", text)
+				}
+				if kept := strings.Contains(string(text), "other"); kept != (name == "readable") {
+					t.Errorf("marks are kept: %v: %s", kept, text)
+				}
+			})
+		})
+	}
+}
+
+func write(t *testing.T, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

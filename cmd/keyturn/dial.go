@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -88,10 +89,11 @@ func (f *flags) dialOptions(log *slog.Logger, servers int) []nats.Option {
 // dialError says what to do about a server that cannot be had.
 func dialError(servers []string, err error) error {
 	do := "check the address, or name another server with --server"
+	network, ok := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+	case errors.Is(err, nats.ErrTimeout), ok && network.Timeout():
 		err = errors.New("no answer in time")
 	case errors.Is(err, nats.ErrNoServers):
 		err = errors.New("nobody listens there")

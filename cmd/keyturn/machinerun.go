@@ -50,12 +50,8 @@ type machineRun struct {
 }
 
 func (r *machineRun) run(dir string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := untilInterrupted()
 	defer stop()
-	// A second Ctrl-C ends the process at once.
-	context.AfterFunc(ctx, stop)
-	// Whoever reads our output may go away without us: a write then fails and nothing more.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	manifest, err := machine.Load(dir, builtin.Kinds())
 	if err != nil {
@@ -83,6 +79,33 @@ func (r *machineRun) run(dir string) error {
 		return nil // Ctrl-C before the machine was there
 	}
 	return err
+}
+
+// untilInterrupted returns a context that is done when somebody wants the process to
+// end. Who wants it a second time gets it at once.
+func untilInterrupted() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// Whoever reads our output may go away without us: a write then fails and nothing more.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+			return
+		}
+		<-signals
+		os.Exit(exitFailure)
+	}()
+	return ctx, func() {
+		signal.Stop(broken)
+		signal.Stop(signals)
+		cancel()
+	}
 }
 
 // reporter returns how to show what happens, and the log.
@@ -145,11 +168,11 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 // the commands for somebody to type next.
 func (r *machineRun) prepare(ctx context.Context, store *store, manifest *machine.Manifest) (next []string, err error) {
 	for _, name := range buckets(manifest) {
-		bucket, err := store.Bucket(name)
+		b, err := store.bucket(name)
 		if err != nil {
 			return nil, err
 		}
-		switch _, err := bucket.Status(ctx); {
+		switch _, err := b.status(ctx); {
 		case errors.Is(err, kv.ErrBucketNotFound) && store.own:
 			if err := store.create(ctx, name); err != nil {
 				return nil, err

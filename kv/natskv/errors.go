@@ -32,20 +32,22 @@ func translate(err error) error {
 		return err
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: the server takes no message as large", kv.ErrValueTooLarge)
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w: nobody answers for JetStream", kv.ErrUnavailable)
+	case errors.Is(err, jetstream.ErrBucketExists):
+		return kv.ErrBucketExists
 	}
 	var js jetstream.JetStreamError
-	if !errors.As(err, &js) || js.APIError() == nil {
-		if errors.Is(err, nats.ErrNoResponders) {
-			return fmt.Errorf("%w: nobody answers for JetStream", kv.ErrUnavailable)
-		}
+	switch {
+	case !errors.As(err, &js):
 		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	case js.APIError() == nil:
+		return fmt.Errorf("%w: %s", kv.ErrUnavailable, js)
 	}
 	api := js.APIError()
 	switch api.ErrorCode {
 	case jetstream.JSErrCodeStreamNotFound:
 		return kv.ErrBucketNotFound
-	case jetstream.JSErrCodeStreamNameInUse:
-		return kv.ErrBucketExists
 	case jetstream.JSErrCodeMessageNotFound:
 		return kv.ErrKeyNotFound
 	case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:

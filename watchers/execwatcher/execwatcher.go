@@ -17,13 +17,18 @@
 //
 // The command leads a process group. When it has ended, whatever way, what is left
 // of its group is killed; at the timeout the group gets SIGTERM and, after
-// kill_grace, SIGKILL. A process that leaves the group (setsid) is out of reach.
-// With on_leave: kill the same happens when the visit ends, and always when the
-// machine stops. No more than max_output of each stream is held in memory.
+// kill_grace, SIGKILL. A process that leaves the group (setsid, setpgid) is out of
+// reach. With on_leave: kill the same happens when the visit ends, and always when
+// the machine stops. When the agent itself is killed, Linux kills the command, but
+// not what that has started.
+//
+// Output is passed on as it comes, up to max_output of each stream; of what is more,
+// the last max_output bytes follow when the command has ended.
 //
 // With disown the command is let go once it has started, in a session of its own;
 // of how it ends nothing is known. It ignores SIGINT and SIGQUIT, as everything
-// does that a shell has put into the background.
+// does that a shell has put into the background. Its files are removed when it ends,
+// but may be sooner when the agent starts again: it should read them at once.
 package execwatcher
 
 import (
@@ -77,7 +82,7 @@ func (p *Properties) Watcher(env watchers.Env) (watchers.Watcher, error) {
 // Run runs the command as often as the visit wants it.
 func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 	wait, wanted := w.first()
-	if !wanted || !w.sleep(ctx, wait) {
+	if !wanted || wait > 0 && !w.sleep(ctx, wait) {
 		return nil
 	}
 	var tick <-chan time.Time
@@ -86,7 +91,7 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 		defer ticker.Stop()
 		tick = ticker.C
 	}
-	for ctx.Err() == nil {
+	for w.lasts(ctx) {
 		err := w.settle(ctx, report)
 		if errors.Is(err, watchers.ErrVisitOver) {
 			return nil
@@ -98,7 +103,6 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 		case <-tick:
 		case <-ctx.Done():
 		case <-w.env.Stopping:
-			return nil
 		}
 	}
 	return nil
@@ -161,15 +165,24 @@ func (w *watcher) tell(report watchers.Report, o watchers.Observation) error {
 
 // sleep waits, and says whether the visit still lasts.
 func (w *watcher) sleep(ctx context.Context, pause time.Duration) bool {
-	if pause > 0 {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-w.env.Stopping:
-			return false
-		}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-w.env.Stopping:
 	}
-	return ctx.Err() == nil
+	return w.lasts(ctx)
+}
+
+// lasts says whether the visit lasts and the machine does not stop.
+func (w *watcher) lasts(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-w.env.Stopping:
+		return false
+	default:
+		return true
+	}
 }

@@ -53,7 +53,7 @@ func explainStart(err error, name, file, dir string) error {
 	case errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("%s: its interpreter does not exist: look at its first line (#!), or at what it is linked with", name)
 	case errors.Is(err, syscall.ENOEXEC):
-		return fmt.Errorf("%s: is neither a program of this system nor a script that begins with #!", name)
+		return fmt.Errorf("%s: is neither a program of this system nor a script that begins with a #! line", name)
 	}
 	var reason syscall.Errno
 	if errors.As(err, &reason) {

@@ -1,6 +1,7 @@
 package execwatcher
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"sync"
@@ -13,8 +14,7 @@ const (
 	// group is dead by then, so only a process that left the group can use it up.
 	drainTime = 250 * time.Millisecond
 
-	// A group that was asked to end is looked at after the first pause, and then
-	// after ever longer ones.
+	// What will be over soon is looked at again after pauses that double.
 	firstLook = 2 * time.Millisecond
 	maxLook   = 100 * time.Millisecond
 )
@@ -70,9 +70,7 @@ func start(p program, stdout, stderr *capture) (*process, error) {
 		// has to stay. It is no thread wasted, because Wait blocks one anyway.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		leader, err := os.StartProcess(p.path, p.args, &os.ProcAttr{
-			Dir: p.dir, Env: p.env, Files: files, Sys: attributes(),
-		})
+		leader, err := startLeader(p, files)
 		if err == nil {
 			proc.group = leader.Pid
 		}
@@ -90,6 +88,21 @@ func start(p program, stdout, stderr *capture) (*process, error) {
 		proc.reading.Go(func() { c.readAll(proc.pipes[i]) })
 	}
 	return proc, nil
+}
+
+// startLeader starts the command itself. A file that was written just now may still
+// be open for writing in a process that is being forked off elsewhere, and the kernel
+// does not run it until that one has begun with its own program.
+func startLeader(p program, files []*os.File) (*os.Process, error) {
+	for pause := firstLook; ; pause *= 2 {
+		leader, err := os.StartProcess(p.path, p.args, &os.ProcAttr{
+			Dir: p.dir, Env: p.env, Files: files, Sys: attributes(),
+		})
+		if !errors.Is(err, syscall.ETXTBSY) || pause > maxLook {
+			return leader, err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // terminate asks the group to end, and returns when all of it has or the grace is over.

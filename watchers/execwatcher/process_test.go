@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -300,5 +301,33 @@ func TestManyRunsLeaveNothing(t *testing.T) {
 		if left := must(os.ReadDir(folder)); len(left) > 0 {
 			t.Errorf("files are left: %v", left)
 		}
+	}
+}
+
+// A program that was written just now may still be open in a process that another
+// watcher is about to start, and the kernel runs no file that is open for writing.
+func TestRunsWhatWasJustWritten(t *testing.T) {
+	m := watchertest.NewMachine(t)
+	w := m.Watcher(execwatcher.Kind, props{"command": "./tool"}.String())
+	ctx, stop := context.WithCancel(t.Context())
+	var forks sync.WaitGroup
+	for range 4 {
+		forks.Go(func() {
+			for ctx.Err() == nil {
+				exec.Command("/bin/true").Run()
+			}
+		})
+	}
+	for range 200 {
+		os.Remove(filepath.Join(m.Env.Dir, "tool"))
+		write(t, m.Env.Dir, "tool", "#!/bin/sh\n", 0o755)
+		if err := m.Run(t.Context(), w); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	forks.Wait()
+	for _, o := range m.Observations() {
+		wantState(t, o, watchers.Success, "success")
 	}
 }

@@ -214,6 +214,22 @@ func TestStoppingEndsEveryWait(t *testing.T) {
 	}
 }
 
+func TestNoRunWhenStopping(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			var s *schedule
+			s = newSchedule(Properties{}, sec, watchers.Stepped, func(int) attempt {
+				time.Sleep(2 * sec) // a tick waits when it ends
+				close(s.stopping)
+				return attempt{}
+			})
+			if err := s.run(t.Context()); err != nil || len(s.runs) != 1 {
+				t.Fatalf("got %v, runs at %v", err, s.runs)
+			}
+		})
+	}
+}
+
 func TestWhatTheReportReturns(t *testing.T) {
 	broken := errors.New("disk full")
 	for name, c := range map[string]struct {

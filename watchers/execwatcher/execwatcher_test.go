@@ -237,13 +237,10 @@ func printArgs() {
 
 func TestArguments(t *testing.T) {
 	self := os.Args[0]
-	m := watchertest.NewMachine(t)
 	value, err := datalayer.Encode(hostile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Set(datalayer.Item{Name: "v", Value: value}, datalayer.Item{Name: "two", Value: json.RawMessage(`"one two"`)})
-
 	for name, c := range map[string]struct {
 		command any
 		want    []string

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -207,7 +208,7 @@ func (m *Machine) report(o watchers.Observation) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.busy = false
-	if err == nil || err == watchers.ErrRefused {
+	if err == nil || errors.Is(err, watchers.ErrRefused) {
 		if _, broken := m.store.Commit(datalayer.Commit{Set: o.Set, Delete: o.Delete}); broken != nil {
 			m.t.Errorf("commit what was reported: %v", broken)
 		}

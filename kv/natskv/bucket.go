@@ -86,11 +86,14 @@ func (b *bucket) bind(k *call) (*binding, error) {
 }
 
 // do runs f on the bucket's stream within the client's timeout, and says in its
-// error what was tried on which key, if any. Where nobody answers, the stream is gone, has moved or has
-// no leader for the moment: it is looked for again.
+// error what was tried on which key, if any. Where nobody answers, the stream is gone,
+// has moved or has no leader for the moment: it is looked for again, and so it is
+// when the connection breaks.
 func (b *bucket) do(ctx context.Context, what, key string, f func(*call, *binding) error) error {
-	k := b.client.call(ctx, b.client.opts.Timeout)
-	defer k.cancel()
+	timeout := b.client.opts.Timeout
+	began := time.Now()
+	k := b.client.call(ctx, timeout)
+	defer func() { k.cancel() }()
 	bound, err := b.bound.Load(), error(nil)
 	if bound == nil {
 		bound, err = b.bind(k)
@@ -98,12 +101,17 @@ func (b *bucket) do(ctx context.Context, what, key string, f func(*call, *bindin
 	if err == nil {
 		err = f(k, bound)
 	}
-	for attempt := 1; errors.Is(err, nats.ErrNoResponders) && k.Err() == nil; attempt++ {
-		if bound, err = b.bind(k); err != nil {
+	for attempt := 1; errors.Is(err, nats.ErrNoResponders) || errors.Is(err, errBroken); attempt++ {
+		if errors.Is(err, errBroken) { // and the call with it
+			k.cancel()
+			k = b.client.call(ctx, timeout-time.Since(began))
+		} else if attempt > 1 && !sleep(k, pause(attempt)) {
 			break
 		}
-		if err = f(k, bound); errors.Is(err, nats.ErrNoResponders) {
-			sleep(k, pause(attempt))
+		if bound, err = b.bind(k); err == nil {
+			err = f(k, bound)
+		} else if errors.Is(err, nats.ErrNoResponders) {
+			break // not even JetStream answers
 		}
 	}
 	if err != nil && key != "" {
@@ -260,6 +268,9 @@ func expecting(last kv.Revision) nats.Header {
 	return nats.Header{jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(uint64(last), 10)}}
 }
 
+// errUncertain is all that can be said of a change whose answer was lost.
+var errUncertain = fmt.Errorf("%w: the connection broke before the answer came, so it may be done or not", kv.ErrUnavailable)
+
 // publish puts a message on a key and returns its revision.
 func (b *bucket) publish(ctx context.Context, what, key string, value []byte, header nats.Header) (kv.Revision, error) {
 	if err := kv.CheckKey(key); err != nil {
@@ -272,6 +283,9 @@ func (b *bucket) publish(ctx context.Context, what, key string, value []byte, he
 	err := b.do(ctx, what, key, func(k *call, bound *binding) error {
 		msg := &nats.Msg{Subject: bound.write + key, Header: header, Data: value}
 		reply, err := ask(k, msg)
+		if errors.Is(err, errBroken) {
+			return errUncertain // doing it again might undo what another did meanwhile
+		}
 		if err != nil {
 			return err
 		}
@@ -389,25 +403,27 @@ func (b *bucket) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.E
 }
 
 func (b *bucket) Status(ctx context.Context) (st kv.Status, err error) {
-	k := b.client.call(ctx, b.client.opts.Timeout)
-	defer k.cancel()
-	bound, err := b.bind(k)
-	if err != nil {
-		return st, fmt.Errorf("status of bucket %s: %w", b.name, translate(err))
-	}
-	info := bound.stream.CachedInfo()
-	return kv.Status{
-		Bucket:       b.name,
-		Epoch:        epoch(info),
-		Values:       info.State.Msgs,
-		Bytes:        info.State.Bytes,
-		History:      int(info.Config.MaxMsgsPerSubject),
-		TTL:          info.Config.MaxAge,
-		MaxValueSize: max(int(info.Config.MaxMsgSize), 0),
-		MaxBytes:     max(info.Config.MaxBytes, 0),
-		Replicas:     info.Config.Replicas,
-		LastRevision: kv.Revision(info.State.LastSeq),
-	}, nil
+	err = b.do(ctx, "get status", "", func(k *call, _ *binding) error {
+		bound, err := b.bind(k)
+		if err != nil {
+			return err
+		}
+		info := bound.stream.CachedInfo()
+		st = kv.Status{
+			Bucket:       b.name,
+			Epoch:        epoch(info),
+			Values:       info.State.Msgs,
+			Bytes:        info.State.Bytes,
+			History:      int(info.Config.MaxMsgsPerSubject),
+			TTL:          info.Config.MaxAge,
+			MaxValueSize: max(int(info.Config.MaxMsgSize), 0),
+			MaxBytes:     max(info.Config.MaxBytes, 0),
+			Replicas:     info.Config.Replicas,
+			LastRevision: kv.Revision(info.State.LastSeq),
+		}
+		return nil
+	})
+	return st, err
 }
 
 // epoch is the time at which the stream was created.

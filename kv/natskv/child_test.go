@@ -89,16 +89,17 @@ type link struct {
 	target   string
 	done     sync.WaitGroup
 
-	mu    sync.Mutex
-	hole  bool
-	conns []net.Conn
+	mu        sync.Mutex
+	hole      bool
+	conns     []net.Conn
+	swallowed chan struct{} // gets a token for what the near end sent in vain
 }
 
 func startLink(t testing.TB, target string) *link {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	l := &link{listener: listener, target: target}
+	l := &link{listener: listener, target: target, swallowed: make(chan struct{}, 1)}
 	l.done.Go(l.accept)
 	t.Cleanup(func() {
 		_ = listener.Close()
@@ -124,12 +125,12 @@ func (l *link) accept() {
 		l.mu.Lock()
 		l.conns = append(l.conns, near, far)
 		l.mu.Unlock()
-		l.done.Go(func() { l.carry(near, far) })
-		l.done.Go(func() { l.carry(far, near) })
+		l.done.Go(func() { l.carry(near, far, l.swallowed) })
+		l.done.Go(func() { l.carry(far, near, nil) })
 	}
 }
 
-func (l *link) carry(from, to net.Conn) {
+func (l *link) carry(from, to net.Conn, swallowed chan<- struct{}) {
 	defer from.Close()
 	defer to.Close()
 	buf := make([]byte, 64<<10)
@@ -142,6 +143,10 @@ func (l *link) carry(from, to net.Conn) {
 		hole := l.hole
 		l.mu.Unlock()
 		if hole {
+			select {
+			case swallowed <- struct{}{}:
+			default:
+			}
 			continue
 		}
 		if _, err := to.Write(buf[:n]); err != nil {

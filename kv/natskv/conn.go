@@ -62,6 +62,9 @@ func (c *Client) connected(ctx context.Context) error {
 	return nil
 }
 
+// errBroken ends a request whose answer will not come any more.
+var errBroken = fmt.Errorf("%w: the connection broke before the answer came", kv.ErrUnavailable)
+
 // call is one call of a caller, or one look of a feed: a context that is bounded
 // in time, and the request that waits for its answer.
 type call struct {
@@ -69,9 +72,9 @@ type call struct {
 	client *Client
 	cancel context.CancelFunc
 
-	// Guarded by client.refusals.mu.
+	// Guarded by client.calls.mu.
 	subjects []string // of the request that is under way
-	refused  error    // the server's word that it will not be answered
+	failed   error    // why it will not be answered
 }
 
 // call begins a call. The caller ends it with cancel.
@@ -81,76 +84,86 @@ func (c *Client) call(ctx context.Context, timeout time.Duration) *call {
 }
 
 // request runs f, which sends to the subjects and waits for the answer until the
-// call's context is done. That a subject is refused the server says on another way: then
-// the context is done at once and request returns kv.ErrPermission. A subject
-// that ends in a dot stands for all that begin with it.
+// call is done. A server that refuses a subject says so on another way, and a
+// connection that breaks says nothing: either ends the call at once, and request
+// returns kv.ErrPermission or errBroken. A subject that ends in a dot stands for
+// all that begin with it.
 func (k *call) request(f func() error, subjects ...string) error {
-	nc, refusals := k.client.nc, &k.client.refusals
+	nc, calls := k.client.nc, &k.client.calls
 	if err := k.client.connected(k); err != nil {
 		return err
 	}
-	refusals.begin(k, subjects)
+	calls.begin(k, subjects)
 	err := f()
-	refused := refusals.end(k)
+	failed := calls.end(k)
 	if err == nil {
 		return nil
 	}
-	if last := nc.LastError(); refused == nil && errors.Is(err, context.DeadlineExceeded) && forbids(last, subjects) {
-		refused = last // somebody has replaced the handler that we had wrapped
+	if last := nc.LastError(); failed == nil && errors.Is(err, context.DeadlineExceeded) && forbids(last, subjects) {
+		failed = refused(last) // somebody has replaced the handler that we had wrapped
 	}
-	if refused != nil {
-		return fmt.Errorf("%w: %w", kv.ErrPermission, refused)
+	if failed != nil {
+		return failed
 	}
 	return err
 }
 
-// refusals brings together requests and the asynchronous errors that say that
-// they are not permitted.
-type refusals struct {
+func refused(err error) error { return fmt.Errorf("%w: %w", kv.ErrPermission, err) }
+
+// calls are those that wait for an answer, and are told what ends the waiting.
+type calls struct {
 	mu      sync.Mutex
 	waiting map[*call]struct{}
 }
 
-func (r *refusals) begin(k *call, subjects []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (c *calls) begin(k *call, subjects []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	k.subjects = subjects
-	r.waiting[k] = struct{}{}
+	c.waiting[k] = struct{}{}
 }
 
-func (r *refusals) end(k *call) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.waiting, k)
-	return k.refused
+// end returns why the request was not answered, if it is known.
+func (c *calls) end(k *call) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, k)
+	return k.failed
 }
 
-// wrapping guards the step from reading a connection's handler to setting the
-// one around it, for clients that are made at the same time on one connection.
-var wrapping sync.Mutex
-
-// listen wraps the connection's error handler.
-func (r *refusals) listen(nc *nats.Conn) {
-	wrapping.Lock()
-	defer wrapping.Unlock()
-	next := nc.ErrorHandler()
-	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		r.hear(err)
-		if next != nil {
-			next(nc, sub, err)
-		}
-	})
-}
-
-func (r *refusals) hear(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k := range r.waiting {
-		if forbids(err, k.subjects) {
-			k.refused = err
+// fail ends the calls that an error is about.
+func (c *calls) fail(err error, about func(*call) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.waiting {
+		if about(k) {
+			k.failed = err
 			k.cancel()
 		}
 	}
+}
+
+// wrapping guards the step from reading a connection's handlers to setting those
+// around them, for clients that are made at the same time on one connection.
+var wrapping sync.Mutex
+
+// listen wraps the connection's handlers.
+func (c *calls) listen(nc *nats.Conn) {
+	wrapping.Lock()
+	defer wrapping.Unlock()
+	onError, onDisconnect := nc.ErrorHandler(), nc.DisconnectErrHandler()
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		c.fail(refused(err), func(k *call) bool { return forbids(err, k.subjects) })
+		if onError != nil {
+			onError(nc, sub, err)
+		}
+	})
+	nc.SetDisconnectErrHandler(func(nc *nats.Conn, err error) {
+		c.fail(errBroken, func(*call) bool { return true })
+		if onDisconnect != nil {
+			onDisconnect(nc, err)
+		}
+	})
 }
 
 // forbids says whether err refuses one of the subjects, or an inbox without which

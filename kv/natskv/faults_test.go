@@ -138,6 +138,49 @@ func TestLinkSwallows(t *testing.T) {
 	})
 }
 
+// TestConnectionBreaks has the connection break while calls wait for an answer:
+// what only reads is done again, what changes something is not.
+func TestConnectionBreaks(t *testing.T) {
+	srv := startBroker(t)
+	newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
+	link := startLink(t, srv.srv.Addr().String())
+	nc, err := nats.Connect("nats://"+link.addr(), natskv.ConnOptions()...)
+	check(t, err)
+	t.Cleanup(nc.Close)
+	b, err := newClient(t, nc, natskv.Options{Timeout: time.Minute}).Bucket("TEST")
+	check(t, err)
+	put(t, b, "a", "1")
+	broken := func(call func() error) error {
+		link.swallow()
+		select {
+		case <-link.swallowed: // of an earlier call
+		default:
+		}
+		result := make(chan error)
+		go func() { result <- call() }()
+		<-link.swallowed
+		link.cut()
+		select {
+		case err := <-result:
+			return err
+		case <-time.After(10 * time.Second):
+			t.Fatal("a call goes on although the connection broke")
+			return nil
+		}
+	}
+	check(t, broken(func() error { _, err := b.Get(t.Context(), "a"); return err }))
+	check(t, broken(func() error { _, err := b.Keys(t.Context()); return err }))
+	err = broken(func() error { _, err := b.Put(t.Context(), "a", []byte("2")); return err })
+	if !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("put: %v", err)
+	}
+	e, err := b.Get(t.Context(), "a")
+	check(t, err)
+	if string(e.Value) != "1" {
+		t.Errorf("value is %q: a put that failed was sent again", e.Value)
+	}
+}
+
 func TestServerFrozen(t *testing.T) {
 	child := startChild(t)
 	b := newBucket(t, newClient(t, child.connect(t), quick), natskv.Config{Bucket: "TEST"})

@@ -79,10 +79,10 @@ type Options struct {
 // Client makes and manages buckets on one connection. Its methods may be called
 // at the same time from several goroutines.
 type Client struct {
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	opts     Options
-	refusals refusals
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	opts  Options
+	calls calls
 
 	feeds   sync.WaitGroup
 	ctx     context.Context // of all feeds
@@ -96,8 +96,8 @@ type Client struct {
 var errClosed = fmt.Errorf("%w: the client was closed", kv.ErrUnavailable)
 
 // New returns a Client on a connection, which need not be connected yet and
-// stays the caller's. The connection's handler of asynchronous errors is
-// wrapped: who sets one afterwards should keep it.
+// stays the caller's. The connection's handlers of asynchronous errors and of
+// disconnecting are wrapped: who sets others afterwards should call these.
 func New(nc *nats.Conn, opts Options) (*Client, error) {
 	if nc == nil {
 		return nil, errors.New("natskv: no connection")
@@ -117,9 +117,9 @@ func New(nc *nats.Conn, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("natskv: %w", err)
 	}
 	c := &Client{nc: nc, js: js, opts: opts, buckets: map[string]*bucket{}}
-	c.refusals.waiting = map[*call]struct{}{}
+	c.calls.waiting = map[*call]struct{}{}
 	c.ctx, c.endAll = context.WithCancel(context.Background())
-	c.refusals.listen(nc)
+	c.calls.listen(nc)
 	return c, nil
 }
 

@@ -239,12 +239,15 @@ func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries ma
 		return nil, err
 	}
 	defer s.end()
-	select {
-	case <-s.complete:
-		return entries, nil
-	case err := <-s.doubt:
-		return nil, fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-	case <-k.Done():
-		return nil, fmt.Errorf("%w: %w", errIncomplete, k.Err())
-	}
+	err = k.request(func() error {
+		select {
+		case <-s.complete:
+			return nil
+		case err := <-s.doubt:
+			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+		case <-k.Done():
+			return fmt.Errorf("%w: %w", errIncomplete, k.Err())
+		}
+	})
+	return entries, err
 }

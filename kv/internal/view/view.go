@@ -188,7 +188,10 @@ func (v *View) Lose(err error) {
 		if s.away != nil && sameReason(s.away, err) {
 			continue
 		}
-		s.away, s.lost, s.found = err, err, false
+		if s.found {
+			s.found, s.synced = false, false // it went before they could be told
+		}
+		s.away, s.lost = err, err
 		s.poke()
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/natskv"
 	"github.com/keyturn-io/keyturn/watchers"
 )
@@ -79,14 +80,14 @@ type jsonBucket struct {
 }
 
 func (a *app) kvAdd(cmd *cobra.Command, cfg natskv.Config) error {
-	return a.withBucket(cmd.Context(), cfg.Bucket, func(b *bucket) error {
-		if err := b.store.add(cmd.Context(), cfg); err != nil {
+	return a.withBucket(cmd.Context(), cfg.Bucket, func(s *store, bucket kv.Bucket) error {
+		if err := s.add(cmd.Context(), cfg); err != nil {
 			return err
 		}
 		if !a.json {
 			return a.print("bucket %s is there\n", cfg.Bucket)
 		}
-		status, err := b.status(cmd.Context())
+		status, err := bucket.Status(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keyturn-io/keyturn/kv"
 )
 
 func (a *app) kvDelCommand() *cobra.Command {
@@ -22,14 +24,14 @@ func (a *app) kvDelCommand() *cobra.Command {
 			if !force && !isTerminal(a.stdin) {
 				return errors.New("there is no terminal to ask whether to delete the key: add --force")
 			}
-			return a.withBucket(cmd.Context(), args[0], func(b *bucket) error {
-				if _, err := b.get(cmd.Context(), args[1]); err != nil {
+			return a.withBucket(cmd.Context(), args[0], func(s *store, bucket kv.Bucket) error {
+				if _, err := bucket.Get(cmd.Context(), args[1]); err != nil {
 					return err
 				}
 				if !force && !a.confirm("Really remove the %s key from bucket %s", args[1], args[0]) {
 					return errors.New("the key was not removed")
 				}
-				return b.del(cmd.Context(), args[1])
+				return s.steady(func() error { return bucket.Delete(cmd.Context(), args[1], 0) })
 			})
 		},
 	}

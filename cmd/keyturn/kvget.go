@@ -5,6 +5,8 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keyturn-io/keyturn/kv"
 )
 
 func (a *app) kvGetCommand() *cobra.Command {
@@ -20,8 +22,8 @@ func (a *app) kvGetCommand() *cobra.Command {
 			if raw && a.json {
 				return &usageError{cmd.CommandPath(), "--raw and --json exclude each other"}
 			}
-			return a.withBucket(cmd.Context(), args[0], func(b *bucket) error {
-				entry, err := b.get(cmd.Context(), args[1])
+			return a.withBucket(cmd.Context(), args[0], func(_ *store, bucket kv.Bucket) error {
+				entry, err := bucket.Get(cmd.Context(), args[1])
 				switch {
 				case err != nil:
 					return err

@@ -56,14 +56,19 @@ func readValue(r io.Reader) ([]byte, error) {
 }
 
 func (a *app) kvPut(cmd *cobra.Command, name, key string, value []byte) error {
-	return a.withBucket(cmd.Context(), name, func(b *bucket) error {
-		revision, err := b.put(cmd.Context(), key, value)
-		if b.store.own && errors.Is(err, kv.ErrBucketNotFound) {
-			if err := b.store.create(cmd.Context(), name); err != nil {
+	return a.withBucket(cmd.Context(), name, func(s *store, bucket kv.Bucket) error {
+		var revision kv.Revision
+		put := func() (err error) {
+			revision, err = bucket.Put(cmd.Context(), key, value)
+			return err
+		}
+		err := s.steady(put)
+		if s.own && errors.Is(err, kv.ErrBucketNotFound) {
+			if err := s.create(cmd.Context(), name); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.stderr, "keyturn: created bucket %s\n", name)
-			revision, err = b.put(cmd.Context(), key, value)
+			err = s.steady(put)
 		}
 		if err != nil {
 			return err

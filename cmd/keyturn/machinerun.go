@@ -168,11 +168,11 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 // the commands for somebody to type next.
 func (r *machineRun) prepare(ctx context.Context, store *store, manifest *machine.Manifest) (next []string, err error) {
 	for _, name := range buckets(manifest) {
-		b, err := store.bucket(name)
+		bucket, err := store.Bucket(name)
 		if err != nil {
 			return nil, err
 		}
-		switch _, err := b.status(ctx); {
+		switch _, err := bucket.Status(ctx); {
 		case errors.Is(err, kv.ErrBucketNotFound) && store.own:
 			if err := store.create(ctx, name); err != nil {
 				return nil, err

@@ -62,7 +62,12 @@ func TestOutletNeverBlocksAndTellsWhatItDropped(t *testing.T) {
 		n, _ := io.Copy(io.Discard, r)
 		kept <- int(n)
 	}()
-	dropped := <-lost
+	var dropped int
+	select {
+	case dropped = <-lost:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing was dropped although nobody has read")
+	}
 	<-o.done
 	w.Close()
 	if n := <-kept; n+dropped != total || n > 2*outletLimit {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -17,15 +18,16 @@ import (
 // store is the way to the buckets of this host or of a server.
 type store struct {
 	*natskv.Client
-	conn  *nats.Conn
-	own   bool // on this host, where buckets are made as they are needed
-	close func() error
+	own      bool          // on this host, where buckets are made as they are needed
+	patience time.Duration // how long to wait for it then
+	close    func() error
 }
 
 // open connects to the server that was named, and else to the store on this host,
 // which it serves if nobody else does.
 func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
-	s := &store{own: a.server == ""}
+	var conn *nats.Conn
+	s := &store{own: a.server == "", patience: a.timeout}
 	if s.own {
 		ctx, cancel := context.WithTimeout(ctx, a.timeout)
 		defer cancel()
@@ -33,16 +35,16 @@ func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.conn, s.close = local.Conn(), local.Close
+		conn, s.close = local.Conn(), local.Close
 	} else {
 		remote, err := a.dial(ctx, log)
 		if err != nil {
 			return nil, err
 		}
-		s.conn, s.close = remote, func() error { remote.Close(); return nil }
+		conn, s.close = remote, func() error { remote.Close(); return nil }
 	}
 
-	client, err := natskv.New(s.conn, natskv.Options{Timeout: a.timeout, Log: log})
+	client, err := natskv.New(conn, natskv.Options{Timeout: a.timeout, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -56,40 +58,17 @@ func (s *store) Close() error {
 	return s.close()
 }
 
-// steady calls do, and on this host once more whenever the process that served the
-// store has ended before it answered: a command that served it ends as soon as it
-// is done, and another process takes over.
-func (s *store) steady(ctx context.Context, do func(context.Context) error) error {
-	if !s.own {
-		return do(ctx)
-	}
-	for {
-		err, lost := s.once(ctx, do)
-		if err == nil || !lost || ctx.Err() != nil {
+// steady calls do again for a while when the store on this host cannot be had: a
+// command that serves it ends as soon as it is done, another process takes over, and
+// what was asked meanwhile may be done or not. To do it twice does no harm here.
+func (s *store) steady(do func() error) error {
+	for began := time.Now(); ; {
+		err := do()
+		if !s.own || !errors.Is(err, kv.ErrUnavailable) || time.Since(began) > s.patience {
 			return err
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-// once calls do with a context that is done when the connection is lost.
-func (s *store) once(ctx context.Context, do func(context.Context) error) (err error, lost bool) {
-	ctx, cancel := context.WithCancel(ctx)
-	status := s.conn.StatusChanged(nats.RECONNECTING)
-	defer s.conn.RemoveStatusListener(status)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-status:
-			lost = true
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	err = do(ctx)
-	cancel()
-	<-watched
-	return err, lost
 }
 
 // withStore runs do on the store of a command, which has logged little until now.
@@ -110,53 +89,14 @@ func (a *app) withStore(ctx context.Context, do func(*store) error) error {
 }
 
 // withBucket runs do on the bucket of that name.
-func (a *app) withBucket(ctx context.Context, name string, do func(*bucket) error) error {
+func (a *app) withBucket(ctx context.Context, name string, do func(*store, kv.Bucket) error) error {
 	return a.withStore(ctx, func(s *store) error {
-		b, err := s.bucket(name)
+		bucket, err := s.Bucket(name)
 		if err == nil {
-			err = do(b)
+			err = do(s, bucket)
 		}
 		return a.explain(err, name)
 	})
-}
-
-// bucket is a bucket whose methods are steady.
-type bucket struct {
-	kv.Bucket
-	store *store
-}
-
-func (s *store) bucket(name string) (*bucket, error) {
-	b, err := s.Bucket(name)
-	return &bucket{b, s}, err
-}
-
-func (b *bucket) get(ctx context.Context, key string) (entry kv.Entry, err error) {
-	err = b.store.steady(ctx, func(ctx context.Context) error {
-		entry, err = b.Get(ctx, key)
-		return err
-	})
-	return entry, err
-}
-
-func (b *bucket) put(ctx context.Context, key string, value []byte) (revision kv.Revision, err error) {
-	err = b.store.steady(ctx, func(ctx context.Context) error {
-		revision, err = b.Put(ctx, key, value)
-		return err
-	})
-	return revision, err
-}
-
-func (b *bucket) del(ctx context.Context, key string) error {
-	return b.store.steady(ctx, func(ctx context.Context) error { return b.Delete(ctx, key, 0) })
-}
-
-func (b *bucket) status(ctx context.Context) (status kv.Status, err error) {
-	err = b.store.steady(ctx, func(ctx context.Context) error {
-		status, err = b.Status(ctx)
-		return err
-	})
-	return status, err
 }
 
 // explain says of an error about a bucket what to do next.
@@ -186,5 +126,5 @@ func (s *store) create(ctx context.Context, name string) error {
 
 // add makes a bucket. It is no error that there is one with the same settings.
 func (s *store) add(ctx context.Context, cfg natskv.Config) error {
-	return s.steady(ctx, func(ctx context.Context) error { return s.CreateBucket(ctx, cfg) })
+	return s.steady(func() error { return s.CreateBucket(ctx, cfg) })
 }

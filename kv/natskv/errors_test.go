@@ -313,14 +313,7 @@ func TestInvalidKeysInBucket(t *testing.T) {
 	}
 	put(t, b, "good", "2")
 	r.WaitState(map[string]string{"good": "2"})
-	deadline := time.After(10 * time.Second)
-	for tick := time.Tick(10 * time.Millisecond); !strings.Contains(log.String(), "invalid keys"); {
-		select {
-		case <-tick:
-		case <-deadline:
-			t.Fatal("invalid keys are not logged")
-		}
-	}
+	eventually(t, "invalid keys are logged", func() bool { return strings.Contains(log.String(), "invalid keys") })
 	_ = r.Stop()
 	if got := log.String(); strings.Count(got, "invalid keys") != 1 || strings.Contains(got, "evil") {
 		t.Errorf("the log is:\n%s", got)

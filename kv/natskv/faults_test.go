@@ -3,6 +3,7 @@ package natskv_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,10 +39,11 @@ func put(t testing.TB, b kv.Bucket, key, value string) {
 	check(t, err)
 }
 
+// TestServerRestarts has probes so rare that only the connection can tell.
 func TestServerRestarts(t *testing.T) {
 	srv := startBroker(t)
 	nc := srv.connect()
-	b := newBucket(t, newClient(t, nc, quick), natskv.Config{Bucket: "TEST"})
+	b := newBucket(t, newClient(t, nc, natskv.Options{Probe: time.Minute}), natskv.Config{Bucket: "TEST"})
 	put(t, b, "a", "0")
 	r := kvtest.Record(t, b, kv.WatchOptions{})
 	r.WaitKind(kv.Synced, 0)
@@ -57,8 +59,8 @@ func TestServerRestarts(t *testing.T) {
 		wantWithin(t, "a put after a restart is told", 200*time.Millisecond, func() {
 			r.WaitState(map[string]string{"a": value})
 		})
-		if log := r.Log(told); i == 0 {
-			t.Logf("told:\n%s", log)
+		if log := r.Log(told); strings.Contains(log, "lost") {
+			t.Errorf("a restart was told as a loss:\n%s", log)
 		}
 	}
 }
@@ -103,6 +105,46 @@ func consumers(t testing.TB, js jetstream.JetStream, stream string) (names []str
 	}
 	check(t, list.Err())
 	return names
+}
+
+// eventually waits for a condition that nothing but asking can tell.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for tick := time.Tick(10 * time.Millisecond); !cond(); {
+		select {
+		case <-tick:
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestMessagesLost has the server say that it sent more than came.
+func TestMessagesLost(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	b := newBucket(t, newClient(t, nc, natskv.Options{Probe: time.Minute}), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "1")
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	r.WaitKind(kv.Synced, 0)
+	js := jetStream(t, nc)
+	names := consumers(t, js, "KV_TEST")
+	consumer, err := js.PushConsumer(t.Context(), "KV_TEST", names[0])
+	check(t, err)
+	check(t, nc.PublishMsg(&nats.Msg{
+		Subject: consumer.CachedInfo().Config.DeliverSubject,
+		Header:  nats.Header{"Status": {"100"}, "Nats-Last-Consumer": {"9"}},
+	}))
+	eventually(t, "another consumer takes the place of one with a gap", func() bool {
+		now := consumers(t, js, "KV_TEST")
+		return len(now) == 1 && now[0] != names[0]
+	})
+	put(t, b, "b", "2")
+	r.WaitState(map[string]string{"a": "1", "b": "2"})
+	if n := r.Len(); n != 3 {
+		t.Errorf("told:\n%s", r.Log(0))
+	}
 }
 
 // TestLinkSwallows has a link that takes everything and delivers nothing, and

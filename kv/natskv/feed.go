@@ -31,7 +31,8 @@ type feed struct {
 
 	// Owned by the goroutine in run.
 	epoch kv.Epoch
-	high  uint64 // the highest revision seen in this epoch
+	high  uint64    // the highest revision seen in this epoch
+	good  time.Time // when all was well, last
 }
 
 // wish is a filter that somebody watches, or did a moment ago.
@@ -161,7 +162,11 @@ func (f *feed) run(ctx context.Context) {
 			}
 		default:
 			attempts++
-			f.view.Lose(fmt.Errorf("watch bucket %s: %w", f.b.name, translate(err)))
+			err = translate(err)
+			// A server that is back within a probe was not lost.
+			if !errors.Is(err, kv.ErrUnavailable) || time.Since(f.good) > f.b.client.opts.Probe {
+				f.view.Lose(fmt.Errorf("watch bucket %s: %w", f.b.name, err))
+			}
 		}
 		retry := time.NewTimer(time.Until(began.Add(pause(attempts))))
 		select {
@@ -193,11 +198,10 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	info := bound.stream.CachedInfo()
 	life := epoch(info)
 	reset := life == f.epoch && info.State.LastSeq < f.high
-	s := &session{
-		taken: func(snapshot map[string]kv.Entry) { f.view.Replace(life, snapshot, reset, newest) },
-		live:  f.view.Change,
-	}
-	if err := f.b.open(opening, bound, filters, s, false); err != nil {
+	s := newSession(f.b, bound, func(snapshot map[string]kv.Entry) {
+		f.view.Replace(life, snapshot, reset, newest)
+	}, f.view.Change)
+	if err := s.open(opening, filters, false); err != nil {
 		return err
 	}
 	defer s.end()
@@ -215,7 +219,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 		case now := <-status:
 			return doubtful("the connection is %s", now)
 		case <-complete:
-			complete = nil
+			complete, f.good = nil, time.Now()
 			err = f.admit(ctx, s, filters)
 		case <-f.attached:
 			if complete == nil {
@@ -316,6 +320,7 @@ func (f *feed) probe(ctx context.Context, s *session, filters []string, before *
 	case err != nil:
 		return before, err
 	case !fewer:
+		f.good = time.Now()
 		return now, nil
 	case time.Since(s.began) < 10*st.took:
 		return before, nil // where keys expire all the time, this is not all we do

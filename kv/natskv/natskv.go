@@ -26,6 +26,9 @@
 // differences are told. While nothing happens, one look at the stream's state
 // each Options.Probe finds what the live stream cannot tell.
 //
+// A server that is back within one Options.Probe is not told as Lost: what differs
+// is told, and a watch that acts on Lost does not act on every restart of a server.
+//
 // A key that vanishes without a marker is found by the number of keys, within two
 // probes. The exception is a watched part of a bucket with more than 1000 keys: if
 // as many keys appear in the bucket as vanish between two probes, it takes until

@@ -3,7 +3,6 @@ package natskv
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,8 +32,8 @@ type session struct {
 	consumer string
 	sub      *nats.Subscription
 	began    time.Time
-	taken    func(map[string]kv.Entry) // called with the snapshot
-	live     func(kv.Entry)            // called with each entry after that
+	taken    func(map[string]kv.Entry)
+	live     func(kv.Entry)
 
 	complete chan struct{} // closed when the snapshot has been taken
 	doubt    chan error    // the first reason why the session is over
@@ -51,31 +50,43 @@ type session struct {
 	took     time.Duration       // from the beginning to the end of the snapshot
 }
 
-// open begins a session on the keys that one of the filters matches.
-func (b *bucket) open(k *call, bound *binding, filters []string, s *session, headersOnly bool) error {
-	s.b, s.bound = b, bound
-	s.complete = make(chan struct{})
-	s.doubt = make(chan error, 1)
-	s.moved = make(chan struct{}, 1)
-	s.snapshot, s.strange = map[string]kv.Entry{}, map[string]struct{}{}
-	s.began = time.Now()
-	s.heard, s.progress = s.began, s.began
-	s.high = bound.stream.CachedInfo().State.LastSeq
+// newSession returns a session that has yet to be opened. It calls taken once with
+// the snapshot, and live with each entry after that.
+func newSession(b *bucket, bound *binding, taken func(map[string]kv.Entry), live func(kv.Entry)) *session {
+	now := time.Now()
+	return &session{
+		b:        b,
+		bound:    bound,
+		began:    now,
+		taken:    taken,
+		live:     live,
+		complete: make(chan struct{}),
+		doubt:    make(chan error, 1),
+		moved:    make(chan struct{}, 1),
+		snapshot: map[string]kv.Entry{},
+		strange:  map[string]struct{}{},
+		high:     bound.stream.CachedInfo().State.LastSeq,
+		heard:    now,
+		progress: now,
+	}
+}
 
+// open creates the consumer on the keys that one of the filters matches. After it
+// has returned without an error the session has to be ended.
+func (s *session) open(k *call, filters []string, headersOnly bool) error {
 	subjects := make([]string, len(filters))
 	for i, f := range filters {
-		subjects[i] = bound.read + f
+		subjects[i] = s.bound.read + f
 	}
-	inbox := b.client.nc.NewInbox()
-	sub, err := b.client.nc.Subscribe(inbox, s.deliver)
+	inbox := k.client.nc.NewInbox()
+	sub, err := k.client.nc.Subscribe(inbox, s.deliver)
 	if err != nil {
 		return err
 	}
 	s.sub = sub
-	// The server sends no more than 32 MB ahead of what was confirmed.
-	if err := sub.SetPendingLimits(-1, 64<<20); err != nil {
-		return err
-	}
+	// The server sends no more than 32 MB ahead of what was confirmed. An error
+	// says that the connection was closed, which the request will say too.
+	_ = sub.SetPendingLimits(-1, 64<<20)
 	config := jetstream.ConsumerConfig{
 		DeliverSubject:    inbox,
 		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
@@ -83,7 +94,7 @@ func (b *bucket) open(k *call, bound *binding, filters []string, s *session, hea
 		AckPolicy:         jetstream.AckNonePolicy,
 		MaxDeliver:        1,
 		FlowControl:       true,
-		IdleHeartbeat:     b.client.opts.Probe / 2,
+		IdleHeartbeat:     k.client.opts.Probe / 2,
 		InactiveThreshold: 5 * time.Second,
 		HeadersOnly:       headersOnly,
 		MemoryStorage:     true,
@@ -91,14 +102,14 @@ func (b *bucket) open(k *call, bound *binding, filters []string, s *session, hea
 	}
 	var pending uint64
 	err = k.request(func() error {
-		consumer, err := bound.stream.CreatePushConsumer(k, config)
+		consumer, err := s.bound.stream.CreatePushConsumer(k, config)
 		if err != nil {
 			return err
 		}
 		info := consumer.CachedInfo()
 		s.consumer, pending = info.Name, info.NumPending
 		return nil
-	}, "$JS.API.CONSUMER.CREATE."+b.stream+".")
+	}, "$JS.API.CONSUMER.CREATE."+s.b.stream+".")
 	if err != nil {
 		s.end()
 		return err
@@ -231,11 +242,8 @@ func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries ma
 	if len(filters) == 0 {
 		filters = []string{all}
 	}
-	s := &session{
-		taken: func(snapshot map[string]kv.Entry) { entries = maps.Clone(snapshot) },
-		live:  func(kv.Entry) {},
-	}
-	if err := b.open(k, bound, cover(filters), s, true); err != nil {
+	s := newSession(b, bound, func(snapshot map[string]kv.Entry) { entries = snapshot }, func(kv.Entry) {})
+	if err := s.open(k, cover(filters), true); err != nil {
 		return nil, err
 	}
 	defer s.end()

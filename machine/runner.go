@@ -18,6 +18,7 @@ type runner struct {
 	watcher watchers.Watcher
 	status  WatcherStatus
 	mark    atomic.Pointer[json.RawMessage] // the last settled one
+	pending atomic.Pointer[json.RawMessage] // what was reported as such since
 
 	visit     watchers.Visit // that the last run belongs to; set before it begins
 	number    int            // of that visit
@@ -40,6 +41,9 @@ func (l *loop) newRunner(def *Watcher) (*runner, error) {
 	if mark, ok := l.memory.Marks[def.Name]; ok {
 		r.mark.Store(&mark)
 	}
+	if pending, ok := l.memory.Pending[def.Name]; ok {
+		r.pending.Store(&pending)
+	}
 
 	stdout, stderr := l.opts.Output(def.Name)
 	watcher, err := def.Properties.Watcher(watchers.Env{
@@ -57,12 +61,8 @@ func (l *loop) newRunner(def *Watcher) (*runner, error) {
 		Data:     l.store.View,
 		Facts:    l.opts.Facts,
 		Visit:    func() watchers.Visit { return r.visit },
-		Mark: func() json.RawMessage {
-			if mark := r.mark.Load(); mark != nil {
-				return *mark
-			}
-			return nil
-		},
+		Mark:     func() json.RawMessage { return loaded(&r.mark) },
+		Pending:  func() json.RawMessage { return loaded(&r.pending) },
 		Stopping: l.stopping,
 	})
 	if err != nil {
@@ -71,6 +71,14 @@ func (l *loop) newRunner(def *Watcher) (*runner, error) {
 	r.watcher = watcher
 
 	return r, nil
+}
+
+func loaded(p *atomic.Pointer[json.RawMessage]) json.RawMessage {
+	if raw := p.Load(); raw != nil {
+		return *raw
+	}
+
+	return nil
 }
 
 // beginRuns begins a run of each watcher that is active in the current visit. One

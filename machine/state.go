@@ -28,6 +28,9 @@ type memory struct {
 	// Marks holds, by watcher, what it last said of a change that is settled since.
 	Marks map[string]json.RawMessage `json:"marks"`
 
+	// Pending holds, by watcher, what it said a crash must not make it forget.
+	Pending map[string]json.RawMessage `json:"pending,omitempty"`
+
 	// Unsettled holds, by watcher, the mark of a change whose event was taken, until
 	// the machine is next in a state in which that watcher runs. It survives a restart
 	// only together with the state, that is when the manifest says resume.
@@ -35,7 +38,11 @@ type memory struct {
 }
 
 func emptyMemory() memory {
-	return memory{Marks: map[string]json.RawMessage{}, Unsettled: map[string]json.RawMessage{}}
+	return memory{
+		Marks:     map[string]json.RawMessage{},
+		Pending:   map[string]json.RawMessage{},
+		Unsettled: map[string]json.RawMessage{},
+	}
 }
 
 // loadMemory reads the file in a folder. With found false there has never been one.
@@ -50,7 +57,7 @@ func loadMemory(dir string) (m memory, found bool, aside, err error) {
 		return emptyMemory(), false, nil, nil
 	}
 	m = emptyMemory()
-	if err == nil && (json.Unmarshal(text, &m) != nil || m.Marks == nil || m.Unsettled == nil) {
+	if err == nil && (json.Unmarshal(text, &m) != nil || m.Marks == nil || m.Pending == nil || m.Unsettled == nil) {
 		err = errors.New("it is not what a machine has written")
 	}
 	if err == nil {

@@ -32,7 +32,7 @@ func (e *commitError) Unwrap() error { return e.err }
 func (l *loop) step(c change) error {
 	taken := c.event != "" && l.table.accepts(c.event)
 
-	if err := l.commit(c.observation); err != nil {
+	if err := l.commit(c); err != nil {
 		return err
 	}
 	if !taken {
@@ -73,12 +73,19 @@ func (l *loop) step(c change) error {
 	return nil
 }
 
-// commit changes the data as an observation says.
-func (l *loop) commit(o watchers.Observation) error {
-	if len(o.Set)+len(o.Delete) == 0 {
+// commit changes the data as an observation says, once what it calls pending is kept.
+func (l *loop) commit(c change) error {
+	if pending := c.observation.Pending; pending != nil {
+		l.memory.Pending[c.watcher.def.Name] = pending
+		c.watcher.pending.Store(&pending)
+		if err := l.memory.save(l.opts.Dir); err != nil {
+			return &commitError{err}
+		}
+	}
+	if len(c.observation.Set)+len(c.observation.Delete) == 0 {
 		return nil
 	}
-	_, err := l.store.Commit(datalayer.Commit{Set: o.Set, Delete: o.Delete})
+	_, err := l.store.Commit(datalayer.Commit{Set: c.observation.Set, Delete: c.observation.Delete})
 	var disk syscall.Errno
 	if errors.As(err, &disk) {
 		return &commitError{err}
@@ -123,6 +130,8 @@ func (l *loop) settle() {
 func (l *loop) mark(r *runner, mark json.RawMessage) {
 	l.memory.Marks[r.def.Name] = mark
 	r.mark.Store(&mark)
+	delete(l.memory.Pending, r.def.Name)
+	r.pending.Store(nil)
 	l.dirty = true
 }
 

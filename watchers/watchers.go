@@ -102,6 +102,11 @@ type Observation struct {
 	// returns from then on, also after a restart. Nil leaves the mark as it is.
 	Mark json.RawMessage
 
+	// Pending is kept at once, before anything else that the observation asks for, and
+	// forgotten when a mark is next settled. A watcher says by it what a crash must not
+	// make it forget although neither the data nor the mark would tell.
+	Pending json.RawMessage
+
 	// State is the watcher's state from now on, in one word ("changed", "error").
 	// Empty leaves it as it is.
 	State string
@@ -143,6 +148,18 @@ const (
 	Resumed              // the machine was interrupted in this visit and goes on with it
 )
 
+// String returns the cause as logs show it.
+func (c Cause) String() string {
+	switch c {
+	case Stepped:
+		return "stepped"
+	case Resumed:
+		return "resumed"
+	default:
+		return "started"
+	}
+}
+
 // TakenOver is the mark of a watcher whose machine has data but has never kept
 // marks: it was written by other software. What equals the data counts as settled.
 var TakenOver = json.RawMessage(`"taken-over"`)
@@ -170,8 +187,9 @@ type Env struct {
 	Data  func() *datalayer.View // the machine's data as last committed
 	Facts func() []byte          // what is known of the node, a JSON object
 
-	Visit func() Visit           // the visit of the current Run
-	Mark  func() json.RawMessage // the last settled mark; nil when there is none
+	Visit   func() Visit           // the visit of the current Run
+	Mark    func() json.RawMessage // the last settled mark; nil when there is none
+	Pending func() json.RawMessage // what was last reported as such and not settled since
 
 	// Stopping is closed when the machine stops.
 	Stopping <-chan struct{}

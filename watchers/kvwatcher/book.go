@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
@@ -23,6 +24,7 @@ type book struct {
 	settled mark            // what the machine has acted on
 	adopt   bool            // there are no marks yet: what equals the data counts as settled
 	told    map[string]seen // settled, and what was reported in this run besides
+	doubt   map[string]bool // keys whose last change was interrupted: they are a change in any case
 	epoch   kv.Epoch        // that told is about
 
 	object   map[string]json.RawMessage // the item that holds all keys, if that is how they are stored
@@ -54,6 +56,7 @@ func newBook(w *watcher, t target) *book {
 		settled: settled,
 		adopt:   bytes.Equal(raw, watchers.TakenOver),
 		told:    maps.Clone(settled.Keys),
+		doubt:   readPending(w.env.Pending(), t),
 		epoch:   settled.Epoch,
 		absent:  map[string]bool{},
 	}
@@ -97,7 +100,7 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	before, known := b.told[key]
 	stored, inData := b.stored(key)
 	switch {
-	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored):
+	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored) && !b.doubt[key]:
 		delete(b.changes, key)
 		if b.OnMatchingUpdate && now.Revision != before.Revision && epoch == b.epoch {
 			b.matched = key
@@ -119,7 +122,7 @@ func (b *book) gone(entry kv.Entry) {
 	delete(b.absent, key)
 	_, known := b.told[key]
 	_, inData := b.stored(key)
-	if known || inData {
+	if known || inData || b.doubt[key] {
 		operation := "delete"
 		if entry.Revision == 0 {
 			operation = "missing"
@@ -141,30 +144,73 @@ func (b *book) old(key string) json.RawMessage {
 	return value
 }
 
-// missing notes that a key vanished without a marker.
+// missing notes that a key vanished without a marker. If its value is kept, a change that
+// was interrupted before it was settled is still one.
 func (b *book) missing(key string) {
 	if b.OnMissing == Delete {
 		b.gone(kv.Entry{Key: key})
 		return
 	}
-	delete(b.changes, key)
 	if !b.warned[key] {
 		b.env.Log.Warn("a key vanished without being deleted: its value is kept", "bucket", b.target.bucket, "key", key)
 		b.warned[key] = true
 	}
 	b.absent[key] = true
+	delete(b.changes, key)
+
+	before, known := b.told[key]
+	stored, inData := b.stored(key)
+	now := seen{Sum: sum(stored)}
+	switch {
+	case inData && b.adopt:
+		b.told[key], b.settled.Keys[key] = now, now
+	case inData && (!known || before.Sum != now.Sum || b.doubt[key]):
+		b.changes[key] = change{seen: &now, value: stored, operation: "put"}
+		b.noted()
+	case !inData && (known || b.doubt[key]):
+		b.changes[key] = change{operation: "delete"}
+		b.noted()
+	}
 }
 
 // synced notes that all has been told: a known key that was not is missing.
 func (b *book) synced(epoch kv.Epoch) {
 	if b.present != nil {
-		for _, key := range slices.Sorted(maps.Keys(b.told)) {
+		for _, key := range b.known() {
 			if _, gone := b.changes[key]; !gone && !b.present[key] {
 				b.missing(key)
 			}
 		}
 	}
 	b.complete, b.present, b.epoch = true, nil, epoch
+}
+
+// known returns the keys that were told, and those that the data has but that were not
+// settled when the machine was interrupted, sorted.
+func (b *book) known() []string {
+	known := maps.Clone(b.told)
+	add := func(key string) { known[key] = seen{} }
+	for key := range b.doubt {
+		add(key)
+	}
+	switch prefix := b.target.bucket + "_"; {
+	case b.object != nil:
+		for key := range b.object {
+			add(key)
+		}
+	case !kv.IsFilter(b.target.filter):
+		if _, inData := b.stored(b.target.filter); inData {
+			add(b.target.filter)
+		}
+	case b.BucketPrefix:
+		for name := range b.env.Data().All() {
+			if key, ok := strings.CutPrefix(name, prefix); ok && kv.Match(b.target.filter, key) {
+				add(key)
+			}
+		}
+	}
+
+	return slices.Sorted(maps.Keys(known))
 }
 
 // noted remembers when a change was.
@@ -211,7 +257,9 @@ func (b *book) report(o watchers.Observation, report watchers.Report) error {
 			Bucket: b.target.bucket, Key: key, Operation: c.operation, Revision: c.revision, Old: c.old,
 		})
 	}
-	o.Mark = after.encode()
+	o.Mark = encode(after)
+
+	o.Pending = b.pending()
 
 	err := report(o)
 	if err != nil && !errors.Is(err, watchers.ErrRefused) {
@@ -230,10 +278,32 @@ func (b *book) report(o watchers.Observation, report watchers.Report) error {
 	}
 	if err == nil {
 		b.settled = after
+		clear(b.doubt)
 	}
 	b.changes, b.matched, b.since = map[string]change{}, "", time.Time{}
 
 	return nil
+}
+
+// pending returns what must be kept before the data is changed: the keys of which the
+// data will be what the mark says although it is something else now, which a command may
+// have had. A crash would leave no trace of that.
+func (b *book) pending() json.RawMessage {
+	keys := maps.Clone(b.doubt)
+	for key, c := range b.changes {
+		before, known := b.settled.Keys[key]
+		stored, inData := b.stored(key)
+		back := known == (c.seen != nil) && (!known || before.Sum == c.seen.Sum)
+		same := known == inData && (!known || before.Sum == sum(stored))
+		if back && !same {
+			keys[key] = true
+		}
+	}
+	if len(keys) == len(b.doubt) {
+		return nil
+	}
+
+	return encode(pending{Bucket: b.target.bucket, Filter: b.target.filter, Keys: slices.Sorted(maps.Keys(keys))})
 }
 
 // detail names what has changed, for people.

@@ -24,6 +24,28 @@ type seen struct {
 	Sum      string      `json:"sum"` // of the value as it stands in the data
 }
 
+// pending is what a kv watcher has the machine keep before the data is what the mark
+// says although a command has had something else in between: the keys of which that is
+// so. It belongs to one bucket and filter.
+type pending struct {
+	Bucket string   `json:"bucket"`
+	Filter string   `json:"filter"`
+	Keys   []string `json:"keys"`
+}
+
+// readPending returns the keys of a target whose last change was interrupted.
+func readPending(raw json.RawMessage, t target) map[string]bool {
+	keys := map[string]bool{}
+	var p pending
+	if json.Unmarshal(raw, &p) == nil && p.Bucket == t.bucket && p.Filter == t.filter {
+		for _, key := range p.Keys {
+			keys[key] = true
+		}
+	}
+
+	return keys
+}
+
 // readMark returns what is settled for a target: nothing, when the mark is of another one.
 func readMark(raw json.RawMessage, t target) mark {
 	var m mark
@@ -49,10 +71,11 @@ func (m mark) with(epoch kv.Epoch, keys map[string]*seen) mark {
 	return m
 }
 
-func (m mark) encode() json.RawMessage {
+// encode encodes a mark or what is pending.
+func encode(m any) json.RawMessage {
 	raw, err := json.Marshal(m)
 	if err != nil {
-		panic("a mark is strings and numbers: " + err.Error())
+		panic("it is strings and numbers: " + err.Error())
 	}
 
 	return raw

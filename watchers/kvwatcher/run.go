@@ -214,7 +214,7 @@ func (w *watcher) sync(b *book, report watchers.Report) error {
 	if b.adopt {
 		// What is adopted must be settled before anything else is: else an interrupted
 		// change would look as if it had been adopted.
-		if err := report(watchers.Observation{Mark: b.settled.with(b.epoch, nil).encode()}); err != nil {
+		if err := report(watchers.Observation{Mark: encode(b.settled.with(b.epoch, nil))}); err != nil {
 			return err
 		}
 		b.adopt = false

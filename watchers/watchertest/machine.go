@@ -44,6 +44,7 @@ type Machine struct {
 	visit   watchers.Visit
 	facts   []byte
 	mark    json.RawMessage
+	pending json.RawMessage
 	seen    []watchers.Observation
 	told    chan struct{} // closed and made anew at each observation
 	running bool
@@ -84,6 +85,7 @@ func NewMachine(t testing.TB) *Machine {
 		Facts:    func() []byte { return locked(m, func() []byte { return m.facts }) },
 		Visit:    func() watchers.Visit { return locked(m, func() watchers.Visit { return m.visit }) },
 		Mark:     func() json.RawMessage { return locked(m, func() json.RawMessage { return m.mark }) },
+		Pending:  func() json.RawMessage { return locked(m, func() json.RawMessage { return m.pending }) },
 		Stopping: stopping,
 	}
 	return m
@@ -212,9 +214,12 @@ func (m *Machine) report(o watchers.Observation) error {
 		if _, broken := m.store.Commit(datalayer.Commit{Set: o.Set, Delete: o.Delete}); broken != nil {
 			m.t.Errorf("commit what was reported: %v", broken)
 		}
+		if o.Pending != nil {
+			m.pending = slices.Clone(o.Pending)
+		}
 	}
 	if err == nil && o.Mark != nil {
-		m.mark = slices.Clone(o.Mark)
+		m.mark, m.pending = slices.Clone(o.Mark), nil
 	}
 	m.seen = append(m.seen, o)
 	close(m.told)

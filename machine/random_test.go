@@ -1,0 +1,422 @@
+package machine_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyturn-io/keyturn/datalayer"
+	"github.com/keyturn-io/keyturn/kv/memkv"
+	"github.com/keyturn-io/keyturn/machine"
+	"github.com/keyturn-io/keyturn/watchers"
+)
+
+// randomManifests are the machines that random schedules are played to. "deploy" takes
+// a random time and fails at random; "stay" keeps watching while it deploys.
+var randomManifests = map[string]string{
+	"watch":    strings.NewReplacer("KV", "key: app.a, mode: watch").Replace(randomManifest),
+	"poll":     strings.NewReplacer("KV", "key: app.a", "#interval", "interval: 1s").Replace(randomManifest),
+	"filter":   strings.NewReplacer("KV", "key: app.>, mode: watch").Replace(randomManifest),
+	"object":   strings.NewReplacer("KV", "mode: watch, store_key: all", "#interval", "interval: 5s").Replace(randomManifest),
+	"delete":   strings.NewReplacer("KV", "mode: watch, on_missing: delete").Replace(randomManifest),
+	"debounce": strings.NewReplacer("KV", "mode: watch, debounce: 300ms").Replace(randomManifest),
+	"resume":   strings.NewReplacer("KV", "mode: watch", "#resume", "resume: true").Replace(randomManifest),
+}
+
+const randomManifest = `name: random
+version: 1.0.0
+initial_state: WAIT
+#resume
+transitions:
+- {name: update, from: [WAIT], destination: DEPLOY}
+- {name: deployed, from: [DEPLOY], destination: WAIT}
+- {name: failed, from: [DEPLOY], destination: WAIT}
+- {name: halt, from: [WAIT, DEPLOY], destination: HALT}
+- {name: go, from: [HALT], destination: WAIT}
+watchers:
+- name: kv_watch
+  type: kv
+  state_match: [WAIT]
+  success_transition: update
+  #interval
+  properties: {bucket: CFG, KV}
+- {name: deploy, type: job, state_match: [DEPLOY], success_transition: deployed, fail_transition: failed}
+`
+
+// TestRandomSchedules plays random schedules of puts, deletes, faults, steps, stops and
+// crashes, and holds what the machine did against an oracle for promises 1 to 5. It
+// prints the seed of a schedule that fails; KEYTURN_SEED plays that one alone, and
+// KEYTURN_SCHEDULES says how many to play.
+func TestRandomSchedules(t *testing.T) {
+	first, count := rand.Uint64N(1<<40), uint64(2000)
+	if n, err := strconv.ParseUint(os.Getenv("KEYTURN_SCHEDULES"), 10, 64); err == nil {
+		count = n
+	}
+	if seed, err := strconv.ParseUint(os.Getenv("KEYTURN_SEED"), 10, 64); err == nil {
+		first, count = seed, 1
+	}
+	names := slices.Sorted(maps.Keys(randomManifests))
+	t.Logf("seeds from %d", first)
+	for seed := first; seed < first+count; seed++ {
+		name := names[seed%uint64(len(names))]
+		synctest.Test(t, func(t *testing.T) {
+			s := newSchedule(t, seed, name)
+			defer os.RemoveAll(s.dir)
+			if complaint := s.play(); complaint != "" {
+				t.Fatalf("%s: KEYTURN_SEED=%d go test ./machine -run RandomSchedules\n%s\n%s", name, seed, complaint, strings.Join(s.log, "\n"))
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// schedule is a random schedule and what came of it. Its fields are owned by the test
+// and by the one command that may run at any time; nothing runs while the test does.
+type schedule struct {
+	t       *testing.T
+	random  *rand.Rand
+	name    string
+	dir     string
+	store   *memkv.Store
+	backup  memkv.Backup
+	created bool
+	m       *machine.Machine
+	stop    func()
+	log     []string
+
+	// What the oracle knows.
+	settled   map[string]string          // the keys whose last change is settled, with their values
+	acted     map[string]string          // those that a command had since, which settle together
+	steps     int                        // that began a command since
+	owed      bool                       // a change led to a step and has not been settled since
+	acting    bool                       // there was ever a step that begins a command
+	last      string                     // the data on disk at the last one
+	has, had  map[string]json.RawMessage // the same, and at the one before
+	complaint string
+}
+
+func newSchedule(t *testing.T, seed uint64, name string) *schedule {
+	parent := "/dev/shm" // a sync of the disk costs more than all the rest
+	if info, err := os.Stat(parent); err != nil || !info.IsDir() {
+		parent = ""
+	}
+	dir, err := os.MkdirTemp(parent, "keyturn-random-")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	return &schedule{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), name: name, dir: dir, store: memkv.New(),
+		settled: map[string]string{}, acted: map[string]string{},
+	}
+}
+
+func (s *schedule) say(format string, args ...any) {
+	s.log = append(s.log, fmt.Sprintf(format, args...))
+}
+
+func (s *schedule) complain(format string, args ...any) {
+	s.say(format, args...)
+	if s.complaint == "" {
+		s.complaint = fmt.Sprintf(format, args...)
+	}
+}
+
+// play plays the schedule and returns what the oracle complains about.
+func (s *schedule) play() string {
+	s.start()
+	for range 10 + s.random.IntN(40) {
+		s.line()
+		synctest.Wait()
+		if s.complaint != "" {
+			break
+		}
+	}
+
+	// Writers stop, all is well again, and the machine is where it watches.
+	s.store.Up()
+	s.create()
+	if s.stop == nil {
+		s.start()
+	}
+	time.Sleep(time.Minute)
+	_ = s.m.Fire(s.t.Context(), "go")
+	time.Sleep(10 * time.Minute)
+	s.check()
+	s.stop()
+
+	return s.complaint
+}
+
+// line does one thing at random, and then lets a random time pass.
+func (s *schedule) line() {
+	bucket, err := s.store.Bucket("CFG")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx := s.t.Context()
+	key := []string{"app.a", "app.b", "app.c"}[s.random.IntN(3)]
+	value := []string{"1", "2", "3", `{"n": 1}`}[s.random.IntN(4)]
+	switch n := s.random.IntN(100); {
+	case n < 40:
+		_, err := bucket.Put(ctx, key, []byte(value))
+		s.say("put %s %s: %v", key, value, err)
+	case n < 47:
+		s.say("del %s: %v", key, bucket.Delete(ctx, key, 0))
+	case n < 50:
+		s.say("vanish %s: %v", key, s.store.Vanish("CFG", key))
+	case n < 53:
+		s.say("clear: %v", s.store.PurgeAll("CFG"))
+	case n < 56:
+		s.say("remove: %v", s.store.Remove("CFG"))
+	case n < 62:
+		s.create()
+	case n < 65:
+		if backup, err := s.store.Backup("CFG"); err == nil {
+			s.backup, s.created = backup, true
+			s.say("backup")
+		}
+	case n < 68:
+		if s.created {
+			s.store.Restore(s.backup)
+			s.say("restore")
+		}
+	case n < 71:
+		s.store.Down()
+		s.say("down")
+	case n < 77:
+		s.store.Up()
+		s.say("up")
+	case n < 85:
+		s.crash()
+	case n < 88 && s.stop != nil:
+		s.stop()
+		s.stop = nil
+		s.say("stop")
+	case n < 94 && s.stop == nil:
+		s.start()
+	case n < 97 && s.stop != nil:
+		s.say("halt: %v", s.m.Fire(ctx, "halt"))
+	case s.stop != nil:
+		s.say("go: %v", s.m.Fire(ctx, "go"))
+	}
+	time.Sleep([]time.Duration{0, 0, time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second}[s.random.IntN(6)])
+}
+
+func (s *schedule) create() {
+	s.say("create: %v", s.store.Create("CFG", memkv.Config{History: 2}))
+}
+
+func (s *schedule) start() {
+	s.say("start")
+	if s.name != "resume" {
+		clear(s.acted) // what was not settled will be repeated
+	}
+	kinds := append(slices.Clone(testKinds), watchers.Kind{Name: "job", New: func() watchers.Properties { return &job{s} }})
+	m, err := machine.Parse("machine.yaml", []byte(randomManifests[s.name]), kinds)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.m, err = machine.New(m, machine.Options{
+		Dir:    s.dir,
+		Bucket: s.store.Bucket,
+		OnStep: func(step machine.Step) {
+			s.say("  %s --%s--> %s", step.From, step.Event, step.To)
+			switch {
+			case step.To == "DEPLOY":
+				s.steps++
+				s.had, s.has = s.has, s.data()
+				s.owed, s.acting, s.last = true, true, s.text(s.has)
+			case step.To == "WAIT":
+				// The machine is back where it watches, so what was begun is settled.
+				maps.Copy(s.settled, s.acted)
+				clear(s.acted)
+				s.steps, s.owed = 0, false
+			}
+		},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	stop := running(s.m)
+	s.stop = func() {
+		if err := stop(); err != nil {
+			s.complain("the machine ends with an error: %v", err)
+		}
+	}
+	synctest.Wait()
+}
+
+// crash ends the machine and puts its folder back as it was the moment before.
+func (s *schedule) crash() {
+	if s.stop == nil {
+		return
+	}
+	synctest.Wait()
+	kept, before := copyFolder(s.t, s.dir), *s
+	before.settled = maps.Clone(s.settled)
+	s.stop()
+	s.settled, s.steps, s.owed, s.log = before.settled, before.steps, before.owed, before.log
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.CopyFS(s.dir, os.DirFS(kept)); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.RemoveAll(kept); err != nil {
+		s.t.Fatal(err)
+	}
+	s.say("crash")
+	s.stop = nil
+	if s.random.IntN(2) == 0 {
+		s.start()
+	}
+}
+
+func copyFolder(t *testing.T, dir string) string {
+	t.Helper()
+	kept := dir + ".kept"
+	if err := os.CopyFS(kept, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+
+	return kept
+}
+
+// check holds the end against the oracle.
+func (s *schedule) check() {
+	bucket, err := s.store.Bucket("CFG")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	data := s.data()
+	filter := ">"
+	if strings.Contains(randomManifests[s.name], "key: app.a") {
+		filter = "app.a"
+	}
+	keys, err := bucket.Keys(s.t.Context(), filter)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, key := range keys {
+		entry, err := bucket.Get(s.t.Context(), key)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		want := datalayer.FromBytes(entry.Value)
+		if !bytes.Equal(data[key], want) {
+			s.complain("promise 1: %s is %s in the bucket and %s in the data", key, want, data[key])
+		}
+		delete(data, key)
+	}
+	for key := range data {
+		_, err := bucket.Get(s.t.Context(), key)
+		if deleted := err != nil && strings.Contains(err.Error(), "deleted"); deleted || s.name == "delete" {
+			s.complain("promise 1: %s is still in the data", key)
+		}
+	}
+	if now := s.text(s.data()); s.acting && now != s.last {
+		s.complain("promise 2: the data is %s, the last step had %s", now, s.last)
+	} else if !s.acting && now != "{}" {
+		s.complain("promise 2: the data is %s, and there was no step", now)
+	}
+	if s.owed {
+		s.complain("promise 2: a change that was interrupted was not repeated")
+	}
+}
+
+// data is what the machine's data has of the keys.
+func (s *schedule) data() map[string]json.RawMessage {
+	store, err := datalayer.Open(filepath.Join(s.dir, "machine_data.json"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return keysOf(store.View())
+}
+
+func keysOf(view *datalayer.View) map[string]json.RawMessage {
+	keys := map[string]json.RawMessage{}
+	for name, value := range view.All() {
+		if name == "all" {
+			if err := json.Unmarshal(value, &keys); err != nil {
+				panic(err)
+			}
+			continue
+		}
+		keys[strings.TrimPrefix(name, "CFG_")] = value
+	}
+
+	return keys
+}
+
+func (s *schedule) text(keys map[string]json.RawMessage) string {
+	text, err := json.Marshal(keys)
+	if err != nil {
+		panic(err)
+	}
+
+	return string(text)
+}
+
+// job is a kind of watcher that runs a command for each visit that a step began.
+type job struct{ s *schedule }
+
+func (j *job) Check(watchers.Settings) []watchers.Problem { return nil }
+
+func (j *job) Watcher(env watchers.Env) (watchers.Watcher, error) { return &jobWatcher{j.s, env}, nil }
+
+type jobWatcher struct {
+	s   *schedule
+	env watchers.Env
+}
+
+func (j *jobWatcher) Run(ctx context.Context, report watchers.Report) error {
+	s := j.s
+	visit := j.env.Visit()
+	if visit.Cause == watchers.Started {
+		return nil
+	}
+	time.Sleep(time.Microsecond) // so that the step is told first
+	if ctx.Err() != nil {
+		return nil
+	}
+	view := j.env.Data()
+	now := s.text(keysOf(view))
+	s.say("    command: %s, %s", now, visit.Cause.String())
+	news := false
+	for _, change := range visit.Changes {
+		value, has := keysOf(view)[change.Key]
+		if has != (change.Operation == "put") && visit.Cause == watchers.Stepped {
+			s.complain("promise 5: after a %s of %s the command has %s", change.Operation, change.Key, now)
+		}
+		settled, known := s.settled[change.Key]
+		news = news || !known || settled != string(value) || string(s.had[change.Key]) != string(value)
+		s.acted[change.Key] = string(value)
+	}
+	if visit.Cause == watchers.Stepped && !news && s.steps == 1 {
+		s.complain("promise 3: a command begins with %s for %v, which is settled", now, visit.Changes)
+	}
+
+	takes := []time.Duration{0, time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[s.random.IntN(4)]
+	outcome := []watchers.Outcome{watchers.Success, watchers.Failure}[s.random.IntN(2)]
+	select {
+	case <-time.After(takes):
+		_ = report(watchers.Observation{Outcome: outcome})
+	case <-j.env.Stopping:
+	}
+
+	return nil
+}

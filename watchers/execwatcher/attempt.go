@@ -2,6 +2,7 @@ package execwatcher
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,8 +51,7 @@ func (w *watcher) prepare(folder string) (program, error) {
 	if err != nil {
 		return program{}, err
 	}
-	data, facts := filepath.Join(folder, "data.json"), filepath.Join(folder, "facts.json")
-	env, err := newEnvironment(w.env, data, facts).add(w.p.Environment, scope)
+	env, err := newEnvironment(w.env, folder).add(w.p.Environment, scope)
 	if err != nil {
 		return program{}, err
 	}
@@ -59,17 +59,35 @@ func (w *watcher) prepare(folder string) (program, error) {
 	if err != nil {
 		return program{}, w.explain(err, args[0], path)
 	}
-	if err := scope.Data.Export(data); err != nil {
+	if err := w.export(folder, scope); err != nil {
 		return program{}, err
 	}
-	known := scope.Facts
-	if len(known) == 0 {
-		known = []byte("{}")
-	}
-	if err := os.WriteFile(facts, known, 0o600); err != nil {
-		return program{}, fmt.Errorf("export facts: %w", err)
-	}
 	return program{path: path, args: args, env: env, dir: w.env.Dir}, nil
+}
+
+// export writes the files that the command may read.
+func (w *watcher) export(folder string, scope datalayer.Scope) error {
+	if err := scope.Data.Export(filepath.Join(folder, dataFile)); err != nil {
+		return err
+	}
+	facts := scope.Facts
+	if len(facts) == 0 {
+		facts = []byte("{}")
+	}
+	if err := os.WriteFile(filepath.Join(folder, factsFile), facts, 0o600); err != nil {
+		return fmt.Errorf("export facts: %w", err)
+	}
+	changes := []byte("[]")
+	if all := w.env.Visit().Changes; len(all) > 0 {
+		var err error
+		if changes, err = json.Marshal(all); err != nil {
+			return fmt.Errorf("export changes: %w", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, changesFile), changes, 0o600); err != nil {
+		return fmt.Errorf("export changes: %w", err)
+	}
+	return nil
 }
 
 // run starts the command and stays with it until it and its group have ended.

@@ -3,10 +3,18 @@ package execwatcher
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/keyturn-io/keyturn/datalayer"
 	"github.com/keyturn-io/keyturn/watchers"
+)
+
+// The files that a command may read, in the folder of its run.
+const (
+	dataFile    = "data.json"
+	factsFile   = "facts.json"
+	changesFile = "changes.json"
 )
 
 // environment is the variables of a command, each once, in the form NAME=value.
@@ -14,7 +22,7 @@ type environment []string
 
 // newEnvironment makes the variables that every command gets, and no others: what
 // the agent has in its own environment may be secret.
-func newEnvironment(env watchers.Env, data, facts string) environment {
+func newEnvironment(env watchers.Env, folder string) environment {
 	visit := env.Visit()
 	e := environment{
 		"MACHINE_NAME=" + env.Machine,
@@ -23,8 +31,9 @@ func newEnvironment(env watchers.Env, data, facts string) environment {
 		"MACHINE_STATE=" + visit.State,
 		"MACHINE_EVENT=" + visit.Event,
 		"MACHINE_PREVIOUS_STATE=" + visit.Previous,
-		"WATCHER_DATA=" + data,
-		"WATCHER_FACTS=" + facts,
+		"WATCHER_DATA=" + filepath.Join(folder, dataFile),
+		"WATCHER_FACTS=" + filepath.Join(folder, factsFile),
+		"WATCHER_CHANGES=" + filepath.Join(folder, changesFile),
 	}
 	path := env.Dir
 	if own := os.Getenv("PATH"); own != "" {

@@ -8,9 +8,9 @@
 //
 // # What it gets
 //
-// It runs in the machine's folder, reads nothing from stdin, and finds the data
-// and facts in the files that WATCHER_DATA and WATCHER_FACTS name; they are
-// removed when it ends. It has the environment that newEnvironment lists and none
+// It runs in the machine's folder, reads nothing from stdin, and finds the data,
+// the facts and what led to the visit in the files that WATCHER_DATA, WATCHER_FACTS
+// and WATCHER_CHANGES name; they are removed when it ends. It has the environment that newEnvironment lists and none
 // of the agent's.
 //
 // # How it ends

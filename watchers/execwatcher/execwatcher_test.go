@@ -174,7 +174,7 @@ func TestEnvironmentIsExact(t *testing.T) {
 		}
 		got[name] = value
 	}
-	for _, name := range []string{"WATCHER_DATA", "WATCHER_FACTS"} {
+	for _, name := range []string{"WATCHER_DATA", "WATCHER_FACTS", "WATCHER_CHANGES"} {
 		if filepath.Dir(filepath.Dir(got[name])) != m.Env.RunDir {
 			t.Errorf("%s=%s is not in a folder in %s", name, got[name], m.Env.RunDir)
 		}
@@ -203,13 +203,17 @@ func TestFilesOfTheRun(t *testing.T) {
 	m := watchertest.NewMachine(t)
 	m.Set(datalayer.Item{Name: "n", Value: json.RawMessage(`1234567`)})
 	m.SetFacts(`{"os":"linux"}`)
+	m.SetVisit(watchers.Visit{State: "here", Cause: watchers.Stepped, Event: "go", Changes: []watchers.Change{
+		{Bucket: "B", Key: "k", Operation: "put", Revision: 7, Old: json.RawMessage(`"was"`)},
+	}})
 	o := runOnce(t, m, props{"command": sh(`
-		stat -c %a "$(dirname "$WATCHER_DATA")" "$WATCHER_DATA" "$WATCHER_FACTS"
-		cat "$WATCHER_DATA" "$WATCHER_FACTS"; echo; pwd
+		stat -c %a "$(dirname "$WATCHER_DATA")" "$WATCHER_DATA" "$WATCHER_FACTS" "$WATCHER_CHANGES"
+		cat "$WATCHER_DATA" "$WATCHER_FACTS" "$WATCHER_CHANGES"; echo; pwd
 		readlink /proc/self/fd/0
 		read -r line || echo nothing to read; touch "$(dirname "$WATCHER_DATA")/more"`)})
 	wantState(t, o, watchers.Success, "success")
-	want := "700\n600\n600\n{\n  \"n\": 1234567\n}\n{\"os\":\"linux\"}\n" + m.Env.Dir + "\n/dev/null\nnothing to read\n"
+	want := "700\n600\n600\n600\n{\n  \"n\": 1234567\n}\n{\"os\":\"linux\"}" +
+		`[{"bucket":"B","key":"k","operation":"put","revision":7,"old":"was"}]` + "\n" + m.Env.Dir + "\n/dev/null\nnothing to read\n"
 	if diff := cmp.Diff(want, m.Stdout.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s\n%s", diff, &m.Stderr)
 	}

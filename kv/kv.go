@@ -26,8 +26,9 @@ import (
 type Revision uint64
 
 // Epoch tells one life of a bucket from the next: it differs after a bucket
-// was deleted and created again, or restored. It is compared for equality only.
-// The empty Epoch is unknown.
+// was deleted and created again. A backup that is restored may bring its epoch
+// back with it; then revisions go back, which a watch tells as Reset. It is
+// compared for equality only. The empty Epoch is unknown.
 type Epoch string
 
 // Operation is what an entry did to its key.
@@ -106,7 +107,8 @@ type Bucket interface {
 	//
 	// A missing bucket, a lost server and a refused permission do not end a
 	// watch: it says Lost and goes on trying. An error ends it and is its last
-	// pair: ErrInvalidKey, or ctx.Err() when ctx is done.
+	// pair: ErrInvalidKey, ctx.Err() when ctx is done, or ErrUnavailable when the
+	// program itself has closed the way to the store.
 	Watch(ctx context.Context, opts WatchOptions) iter.Seq2[Event, error]
 
 	// Status describes the bucket as it is now.
@@ -148,7 +150,8 @@ const (
 
 	// Lost tells that the bucket or its server is away or refuses, with the
 	// reason in Err; it is told once when that begins, and again when the reason
-	// becomes another one (errors.Is on this package's errors).
+	// becomes another one (errors.Is on this package's errors). A server that is back
+	// within a moment need not be told as lost.
 	Lost
 
 	// Found tells that it is back after Lost. What differs follows, then Synced.

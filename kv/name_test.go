@@ -91,6 +91,17 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+func TestEventKindString(t *testing.T) {
+	for kind := kv.Put; kind <= kv.Found; kind++ {
+		if s := kind.String(); s == "unknown" || s != strings.ToLower(s) {
+			t.Errorf("kind %d is %q", kind, s)
+		}
+	}
+	if s := kv.EventKind(0).String(); s != "unknown" {
+		t.Errorf("kind 0 is %q", s)
+	}
+}
+
 // FuzzNames compares the checks and Match with regular expressions that say the same.
 func FuzzNames(f *testing.F) {
 	for _, seed := range [][2]string{{"a", "a"}, {"a.*", "a.b"}, {"*.b.>", "a.b.c"}, {">", "x"}, {"a..b", ".a"}, {"é", "a\x00"}, {"a.>.b", "a."}} {

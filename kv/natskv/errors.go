@@ -19,6 +19,7 @@ const (
 	codeMemoryLimits   = 10028
 	codeStorageLimits  = 10047
 	codeStreamCreate   = 10049
+	codeInvalidConfig  = 10052
 	codeStoreFailed    = 10077
 	codeMaxStreamBytes = 10122
 )
@@ -62,7 +63,7 @@ func translate(err error) error {
 			return fmt.Errorf("%w: %s", kv.ErrBucketFull, api.Description)
 		}
 	}
-	if api.Code >= 500 {
+	if api.Code >= 500 && api.ErrorCode != codeInvalidConfig {
 		return fmt.Errorf("%w: %s", kv.ErrUnavailable, api.Description)
 	}
 	return errors.New(api.Description)

@@ -287,6 +287,28 @@ func TestLimits(t *testing.T) {
 	wantErr(t, "delete in a full bucket", kv.ErrBucketFull, func() error { return b.Delete(t.Context(), "new", 0) })
 }
 
+// TestNoMoreConsumers has no room for a watch.
+func TestNoMoreConsumers(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	_, err := jetStream(t, nc).CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "KV_TEST", Subjects: []string{"$KV.TEST.>"}, MaxMsgsPerSubject: 1, MaxConsumers: 1, AllowDirect: true})
+	check(t, err)
+	first, err := newClient(t, nc, quick).Bucket("TEST")
+	check(t, err)
+	put(t, first, "a", "1")
+	r := kvtest.Record(t, first, kv.WatchOptions{})
+	r.WaitState(map[string]string{"a": "1"})
+
+	second, err := newClient(t, nc, quick).Bucket("TEST")
+	check(t, err)
+	late := kvtest.Record(t, second, kv.WatchOptions{})
+	n := late.WaitKind(kv.Lost, 0)
+	if err := late.Events()[n-1].Err; !errors.Is(err, kv.ErrUnavailable) || !strings.Contains(err.Error(), "consumers") {
+		t.Errorf("lost because of %v", err)
+	}
+}
+
 // TestInvalidKeysInBucket has somebody put keys around every client.
 func TestInvalidKeysInBucket(t *testing.T) {
 	srv := startBroker(t)

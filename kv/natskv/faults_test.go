@@ -44,9 +44,10 @@ func TestServerRestarts(t *testing.T) {
 	srv := startBroker(t)
 	nc := srv.connect()
 	b := newBucket(t, newClient(t, nc, natskv.Options{Probe: time.Minute}), natskv.Config{Bucket: "TEST"})
-	put(t, b, "a", "0")
 	r := kvtest.Record(t, b, kv.WatchOptions{})
 	r.WaitKind(kv.Synced, 0)
+	put(t, b, "a", "0")
+	r.WaitState(map[string]string{"a": "0"})
 	for i := range 3 {
 		told := r.Len()
 		srv.stop()

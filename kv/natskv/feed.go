@@ -32,7 +32,7 @@ type feed struct {
 	// Owned by the goroutine in run.
 	epoch kv.Epoch
 	high  uint64    // the highest revision seen in this epoch
-	good  time.Time // when all was well, last
+	good  time.Time // when the server last answered
 }
 
 // wish is a filter that somebody watches, or did a moment ago.
@@ -162,7 +162,9 @@ func (f *feed) run(ctx context.Context) {
 			}
 		default:
 			attempts++
-			err = translate(err)
+			if err = translate(err); !known(err) {
+				err = fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+			}
 			// A server that is back within a probe was not lost.
 			if !errors.Is(err, kv.ErrUnavailable) || time.Since(f.good) > f.b.client.opts.Probe {
 				f.view.Lose(fmt.Errorf("watch bucket %s: %w", f.b.name, err))
@@ -204,6 +206,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	if err := s.open(opening, filters, false); err != nil {
 		return err
 	}
+	f.good = time.Now()
 	defer s.end()
 	defer func() { f.epoch, f.high = life, max(s.state().high, info.State.LastSeq) }()
 
@@ -219,7 +222,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 		case now := <-status:
 			return doubtful("the connection is %s", now)
 		case <-complete:
-			complete, f.good = nil, time.Now()
+			complete = nil
 			err = f.admit(ctx, s, filters)
 		case <-f.attached:
 			if complete == nil {

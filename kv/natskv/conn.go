@@ -25,7 +25,7 @@ func ConnOptions() []nats.Option {
 	return []nats.Option{
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(),
-		nats.CustomReconnectDelay(func(attempts int) time.Duration { return pause(attempts) }),
+		nats.CustomReconnectDelay(pause),
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1),
@@ -89,7 +89,7 @@ func (c *Client) call(ctx context.Context, timeout time.Duration) *call {
 // returns kv.ErrPermission or errBroken. A subject that ends in a dot stands for
 // all that begin with it.
 func (k *call) request(f func() error, subjects ...string) error {
-	nc, calls := k.client.nc, &k.client.calls
+	nc, calls := k.client.nc, k.client.calls
 	if err := k.client.connected(k); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (k *call) request(f func() error, subjects ...string) error {
 	if err == nil {
 		return nil
 	}
-	if last := nc.LastError(); failed == nil && errors.Is(err, context.DeadlineExceeded) && forbids(last, subjects) {
+	if last := nc.LastError(); failed == nil && errors.Is(err, context.DeadlineExceeded) && calls.forbids(last, subjects) {
 		failed = refused(last) // somebody has replaced the handler that we had wrapped
 	}
 	if failed != nil {
@@ -112,6 +112,8 @@ func refused(err error) error { return fmt.Errorf("%w: %w", kv.ErrPermission, er
 
 // calls are those that wait for an answer, and are told what ends the waiting.
 type calls struct {
+	inbox string // what the subjects of answers begin with
+
 	mu      sync.Mutex
 	waiting map[*call]struct{}
 }
@@ -147,13 +149,15 @@ func (c *calls) fail(err error, about func(*call) bool) {
 // around them, for clients that are made at the same time on one connection.
 var wrapping sync.Mutex
 
-// listen wraps the connection's handlers.
-func (c *calls) listen(nc *nats.Conn) {
+// newCalls wraps the connection's handlers.
+func newCalls(nc *nats.Conn) *calls {
+	inbox := nc.NewInbox()
+	c := &calls{inbox: inbox[:strings.LastIndexByte(inbox, '.')+1], waiting: map[*call]struct{}{}}
 	wrapping.Lock()
 	defer wrapping.Unlock()
 	onError, onDisconnect := nc.ErrorHandler(), nc.DisconnectErrHandler()
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		c.fail(refused(err), func(k *call) bool { return forbids(err, k.subjects) })
+		c.fail(refused(err), func(k *call) bool { return c.forbids(err, k.subjects) })
 		if onError != nil {
 			onError(nc, sub, err)
 		}
@@ -164,11 +168,12 @@ func (c *calls) listen(nc *nats.Conn) {
 			onDisconnect(nc, err)
 		}
 	})
+	return c
 }
 
 // forbids says whether err refuses one of the subjects, or an inbox without which
 // no answer comes.
-func forbids(err error, subjects []string) bool {
+func (c *calls) forbids(err error, subjects []string) bool {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return false
 	}
@@ -179,7 +184,7 @@ func forbids(err error, subjects []string) bool {
 		return false
 	}
 	if strings.Contains(strings.ToLower(err.Error()), "for subscription to") {
-		return strings.HasPrefix(subject, nats.InboxPrefix)
+		return strings.HasPrefix(subject, c.inbox)
 	}
 	return slices.ContainsFunc(subjects, func(s string) bool {
 		return s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s)

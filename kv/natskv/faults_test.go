@@ -108,6 +108,34 @@ func consumers(t testing.TB, js jetstream.JetStream, stream string) (names []str
 	return names
 }
 
+// TestManyWatches begins a thousand at once, each on a key of its own.
+func TestManyWatches(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	b := newBucket(t, newClient(t, nc, natskv.Options{}), natskv.Config{Bucket: "TEST"})
+	const n = 1000
+	for i := range n {
+		put(t, b, fmt.Sprint("k", i), "1")
+	}
+	began := time.Now()
+	var rs []*kvtest.Recorder
+	for i := range n {
+		rs = append(rs, kvtest.Record(t, b, kv.WatchOptions{Filters: []string{fmt.Sprint("k", i)}}))
+	}
+	for _, r := range rs {
+		r.WaitKind(kv.Synced, 0)
+	}
+	t.Logf("%d watches are synced after %s", n, time.Since(began).Round(time.Millisecond))
+	put(t, b, "k7", "2")
+	rs[7].WaitState(map[string]string{"k7": "2"})
+	if names := consumers(t, jetStream(t, nc), "KV_TEST"); len(names) != 1 {
+		t.Errorf("they have %d consumers", len(names))
+	}
+	if log := rs[8].Log(0); log != "put k8=\"1\" @9\nsynced" {
+		t.Errorf("one of them was told:\n%s", log)
+	}
+}
+
 // eventually waits for a condition that nothing but asking can tell.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()

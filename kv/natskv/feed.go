@@ -44,7 +44,7 @@ type wish struct {
 // Why a session ends, besides the errors of requests.
 var (
 	errIdle  = errors.New("nobody watches")
-	errWider = errors.New("somebody watches more keys")
+	errWider = errors.New("more is watched than the session covers")
 )
 
 // doubt is a reason to compare the bucket with what is known of it.
@@ -237,12 +237,22 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 				info, err = f.probe(ctx, s, filters, info)
 			case s.state().stuck > patience:
 				return errIncomplete
+			default:
+				err = f.alive(ctx)
 			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// alive asks the server for an answer while a snapshot takes its time.
+func (f *feed) alive(ctx context.Context) error {
+	k := f.b.client.call(ctx, f.b.client.opts.Probe)
+	defer k.cancel()
+	_, err := f.b.bind(k)
+	return err
 }
 
 // admit makes those who came after the session began ready, once it is sure that
@@ -259,6 +269,9 @@ func (f *feed) admit(ctx context.Context, s *session, filters []string) error {
 				asked = append(asked, filter)
 			}
 		}
+	}
+	if len(asked) > maxFilters {
+		return errWider // one snapshot costs less than so many questions
 	}
 	k := f.b.client.call(ctx, f.b.client.opts.Probe)
 	defer k.cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -43,6 +44,9 @@ func (c *Client) CreateBucket(ctx context.Context, cfg Config) error {
 	}
 	if cfg.History < 0 || cfg.History > jetstream.KeyValueMaxHistory {
 		return fmt.Errorf("create bucket %s: a history of %d, 0 to %d is allowed", cfg.Bucket, cfg.History, jetstream.KeyValueMaxHistory)
+	}
+	if cfg.MaxValueSize < 0 || cfg.MaxValueSize > math.MaxInt32 {
+		return fmt.Errorf("create bucket %s: a value size of %d, 0 to %d is allowed", cfg.Bucket, cfg.MaxValueSize, math.MaxInt32)
 	}
 	config := jetstream.KeyValueConfig{
 		Bucket:         cfg.Bucket,

@@ -85,7 +85,7 @@ type Client struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	opts  Options
-	calls calls
+	calls *calls
 
 	feeds   sync.WaitGroup
 	ctx     context.Context // of all feeds
@@ -119,10 +119,8 @@ func New(nc *nats.Conn, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("natskv: %w", err)
 	}
-	c := &Client{nc: nc, js: js, opts: opts, buckets: map[string]*bucket{}}
-	c.calls.waiting = map[*call]struct{}{}
+	c := &Client{nc: nc, js: js, opts: opts, calls: newCalls(nc), buckets: map[string]*bucket{}}
 	c.ctx, c.endAll = context.WithCancel(context.Background())
-	c.calls.listen(nc)
 	return c, nil
 }
 

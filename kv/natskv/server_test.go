@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -173,34 +175,51 @@ func backUp(t testing.TB, nc *nats.Conn, name string) saved {
 	}
 }
 
-// restore puts the stream in the place of the one that is there.
+// restore puts the stream in the place of the one that is there. The server fails
+// now and then to restore what it has not quite deleted: then it is tried again.
 func (s saved) restore(t testing.TB, js jetstream.JetStream) {
 	t.Helper()
-	if err := js.DeleteStream(t.Context(), s.name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Fatal(err)
+	var err error
+	for range 20 {
+		if err = s.tryRestore(t, js); err == nil {
+			return
+		}
 	}
-	nc := js.Conn()
+	t.Fatal(err)
+}
+
+func (s saved) tryRestore(t testing.TB, js jetstream.JetStream) error {
+	if err := js.DeleteStream(t.Context(), s.name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
 	about, err := json.Marshal(s.about)
-	check(t, err)
-	reply, err := nc.Request("$JS.API.STREAM.RESTORE."+s.name, about, 5*time.Second)
-	check(t, err)
-	var to struct {
+	if err != nil {
+		return err
+	}
+	var answer struct {
 		Subject string `json:"deliver_subject"`
 		Error   any    `json:"error"`
 	}
-	check(t, json.Unmarshal(reply.Data, &to))
-	if to.Error != nil {
-		t.Fatalf("restore: %v", to.Error)
+	ask := func(subject string, data []byte) error {
+		reply, err := js.Conn().Request(subject, data, 5*time.Second)
+		if err == nil && len(reply.Data) > 0 {
+			err = json.Unmarshal(reply.Data, &answer)
+		}
+		if err == nil && answer.Error != nil {
+			err = fmt.Errorf("restore: %v", answer.Error)
+		}
+		return err
 	}
-	for _, chunk := range append(s.chunks, nil) {
-		reply, err = nc.Request(to.Subject, chunk, 5*time.Second)
-		check(t, err)
+	if err := ask("$JS.API.STREAM.RESTORE."+s.name, about); err != nil {
+		return err
 	}
-	to.Error = nil
-	check(t, json.Unmarshal(reply.Data, &to))
-	if to.Error != nil {
-		t.Fatalf("restore: %v", to.Error)
+	to := answer.Subject
+	for _, chunk := range append(slices.Clone(s.chunks), nil) {
+		if err := ask(to, chunk); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // within returns a context for something that must not take long.

@@ -10,7 +10,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/keyturn
-	@$(GO) build -o bin/keyturn ./cmd/keyturn
+	$(GO) build -o bin/keyturn ./cmd/keyturn
 
 # As go run ./cmd/keyturn machine run would, but Ctrl-C is no error: go run and make
 # make one of it. So in the foreground of a terminal (+) the machine is a job of its
@@ -27,16 +27,17 @@ test: ## vet, and run all tests under the race detector
 
 .PHONY: lint
 lint: ## gofmt and staticcheck
-	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	@unformatted=$$(gofmt -l .); \
 	[ -z "$$unformatted" ] || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
 	$(GO) tool staticcheck ./...
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
-	@set -e; for dir in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz' | xargs -n 1 dirname | sort -u); do \
-		for target in $$($(GO) test -list '^Fuzz' ./$$dir | grep '^Fuzz'); do \
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		targets=$$($(GO) test -list '^Fuzz' $$dir); \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "$$dir $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; \
 	done
 

@@ -156,7 +156,7 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 	if err != nil {
 		return err
 	}
-	report.running(manifest.Name, next)
+	report.starting(manifest.Name, next)
 	if err := m.Run(ctx); err != nil {
 		return err
 	}
@@ -179,9 +179,10 @@ func (r *machineRun) prepare(ctx context.Context, store *store, manifest *machin
 			}
 		case errors.Is(err, kv.ErrBucketNotFound):
 			next = append(next, r.again("kv", "add", name))
-		case err != nil && ctx.Err() == nil && store.own:
+		case err != nil && store.own:
 			return nil, err
 		}
+		// What else is wrong with a bucket on a server its watchers will tell, and wait.
 	}
 	return append(next, r.put(manifest)...), nil
 }

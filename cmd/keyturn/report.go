@@ -9,13 +9,12 @@ import (
 	"sync"
 
 	"github.com/keyturn-io/keyturn/machine"
-	"github.com/keyturn-io/keyturn/watchers"
 )
 
 // reporter shows what a machine does. None of its methods blocks.
 type reporter interface {
-	// running tells which commands to type next; there may be none.
-	running(machine string, next []string)
+	// starting tells which commands to type next; there may be none.
+	starting(machine string, next []string)
 
 	step(machine.Step)
 	watcher(machine.WatcherStatus)
@@ -34,7 +33,7 @@ type logReporter struct {
 
 var _ reporter = (*logReporter)(nil)
 
-func (r *logReporter) running(_ string, next []string) {
+func (r *logReporter) starting(_ string, next []string) {
 	for _, command := range next {
 		r.log.Info("try this in another terminal", "command", command)
 	}
@@ -54,9 +53,15 @@ func (r *logReporter) output(string) (stdout, stderr io.Writer) { return r.stdou
 
 func (r *logReporter) stopped(string) {} // the machine logs that it has
 
-// failed says whether a watcher's last word was that something is wrong.
+// failed says whether a watcher's state is that something is wrong. Its outcome does
+// not tell: that is of the last observation that had one.
 func failed(w machine.WatcherStatus) bool {
-	return w.State == "error" || w.State == "retrying" || w.Outcome == watchers.Failure.String() && !w.Announced
+	switch w.State {
+	case "error", "failed", "timeout", "retrying":
+		return true
+	default:
+		return false
+	}
 }
 
 // jsonReporter prints an object on a line for each step, and for each line that a

@@ -48,13 +48,12 @@ func (s *screen) in(c colour, text string) string {
 // indent is as wide as the time in front of a line.
 const indent = "          "
 
-func (s *screen) running(machine string, next []string) {
-	switch len(next) {
-	case 0:
-		s.print(time.Time{}, fmt.Sprintf("machine %s is running; Ctrl-C ends it", machine))
-	default:
-		s.print(time.Time{}, fmt.Sprintf("machine %s is running; in another terminal type: %s", machine, strings.Join(next, " && ")))
+func (s *screen) starting(machine string, next []string) {
+	text := "starting machine " + machine
+	if len(next) > 0 {
+		text += "; in another terminal type: " + strings.Join(next, " && ")
 	}
+	s.print(time.Time{}, text)
 }
 
 func (s *screen) step(step machine.Step) {

@@ -21,11 +21,11 @@ func TestScreen(t *testing.T) {
 		want string
 	}{
 		{"what to do next", func(s *screen, _, _ io.Writer) {
-			s.running("m", []string{"keyturn kv add CFG", "keyturn kv put CFG key bob"})
-			s.running("m", nil)
+			s.starting("m", []string{"keyturn kv add CFG", "keyturn kv put CFG key bob"})
+			s.starting("m", nil)
 		}, `
-machine m is running; in another terminal type: keyturn kv add CFG && keyturn kv put CFG key bob
-machine m is running; Ctrl-C ends it
+starting machine m; in another terminal type: keyturn kv add CFG && keyturn kv put CFG key bob
+starting machine m
 `},
 		{"a step and its command", func(s *screen, stdout, stderr io.Writer) {
 			s.watcher(machine.WatcherStatus{Name: "kv", State: "changed", Outcome: "success", Detail: "CFG.key changed", Since: at})

@@ -128,7 +128,7 @@ func (r *machineRun) reporter(stdout, stderr *outlet) (reporter, *slog.Logger, e
 }
 
 // withMachine runs the machine on its store.
-func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *machine.Manifest, report reporter, log *slog.Logger) (err error) {
+func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *machine.Manifest, report reporter, log *slog.Logger) error {
 	facts, err := openFacts(r.facts, log)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer store.Close()
 
 	next, err := r.prepare(ctx, store, manifest)
 	if err != nil {

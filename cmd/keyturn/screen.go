@@ -89,7 +89,7 @@ func (s *screen) output(string) (stdout, stderr io.Writer) {
 // stopped ends the line on which the terminal shows ^C.
 func (s *screen) stopped(state string) {
 	_, _ = io.WriteString(s.to, "\n")
-	s.print(time.Now(), "stopped in "+state)
+	s.print(time.Now(), strings.TrimSuffix("stopped in "+state, " in "))
 }
 
 // log shows a record of the log.

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/keyturn-io/keyturn/broker"
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/natskv"
@@ -20,14 +18,15 @@ type store struct {
 	*natskv.Client
 	own      bool          // on this host, where buckets are made as they are needed
 	patience time.Duration // how long to wait for it then
-	close    func() error
+	log      *slog.Logger
+	hangUp   func() error
 }
 
 // open connects to the server that was named, and else to the store on this host,
 // which it serves if nobody else does.
 func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
-	var conn *nats.Conn
-	s := &store{own: a.server == "", patience: a.timeout}
+	s := &store{own: a.server == "", patience: a.timeout, log: log}
+	opts := natskv.Options{Timeout: a.timeout, Log: log}
 	if s.own {
 		ctx, cancel := context.WithTimeout(ctx, a.timeout)
 		defer cancel()
@@ -35,27 +34,25 @@ func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
 		if err != nil {
 			return nil, err
 		}
-		conn, s.close = local.Conn(), local.Close
-	} else {
-		remote, err := a.dial(ctx, log)
-		if err != nil {
-			return nil, err
-		}
-		conn, s.close = remote, func() error { remote.Close(); return nil }
+		s.hangUp = local.Close
+		s.Client, err = natskv.New(local.Conn(), opts)
+		return s, err
 	}
-
-	client, err := natskv.New(conn, natskv.Options{Timeout: a.timeout, Log: log})
+	remote, err := a.dial(ctx, log)
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
-	s.Client = client
-	return s, nil
+	s.hangUp = func() error { remote.Close(); return nil }
+	s.Client, err = natskv.New(remote, opts)
+	return s, err
 }
 
 // Close ends the connection, and serving the store if this process did.
-func (s *store) Close() error {
+func (s *store) Close() {
 	s.Client.Close()
-	return s.close()
+	if err := s.hangUp(); err != nil {
+		s.log.Debug("closing", "error", err) // what we did was acknowledged, or is an error already
+	}
 }
 
 // steady calls do again for a while when the store on this host cannot be had: a
@@ -71,7 +68,7 @@ func (s *store) steady(do func() error) error {
 	}
 }
 
-// withStore runs do on the store of a command, which has logged little until now.
+// withStore runs do on the store, with a log of what is worth a warning.
 func (a *app) withStore(ctx context.Context, do func(*store) error) error {
 	log, err := a.logger(slog.LevelWarn, a.stderr)
 	if err != nil {
@@ -81,11 +78,8 @@ func (a *app) withStore(ctx context.Context, do func(*store) error) error {
 	if err != nil {
 		return err
 	}
-	err = do(s)
-	if err := s.Close(); err != nil {
-		log.Debug("closing", "error", err) // what we did was acknowledged, or is an error already
-	}
-	return err
+	defer s.Close()
+	return do(s)
 }
 
 // withBucket runs do on the bucket of that name.

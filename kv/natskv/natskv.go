@@ -39,7 +39,8 @@
 // With a bucket B, reading needs to publish to $JS.API.STREAM.INFO.KV_B,
 // $JS.API.STREAM.MSG.GET.KV_B and $JS.API.DIRECT.GET.KV_B.>, watching and listing
 // keys $JS.API.CONSUMER.CREATE.KV_B.>, $JS.API.CONSUMER.DELETE.KV_B.> and $JS.FC.KV_B.>
-// besides, and writing $KV.B.>; all need to subscribe to _INBOX.>.
+// besides, and writing $KV.B.>; all need to subscribe to _INBOX.>. Creating,
+// deleting and listing buckets needs $JS.API.INFO and $JS.API.STREAM.>.
 package natskv
 
 import (

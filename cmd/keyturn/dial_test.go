@@ -19,6 +19,8 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
+
+	"github.com/keyturn-io/keyturn/kv/natskv"
 )
 
 // serve starts a server on a free port of loopback and returns its URL.
@@ -209,7 +211,7 @@ func TestRedacted(t *testing.T) {
 		"nats://u:%zz@host":         "a URL that cannot be read",
 		"nats://user:secret@host:x": "a URL that cannot be read",
 	} {
-		if got := redacted([]string{server}); got != want {
+		if got := natskv.Redacted(server); got != want {
 			t.Errorf("%q is shown as %q, want %q", server, got, want)
 		}
 	}

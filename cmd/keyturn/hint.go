@@ -9,6 +9,7 @@ import (
 
 	"github.com/kballard/go-shellquote"
 
+	"github.com/keyturn-io/keyturn/kv/natskv"
 	"github.com/keyturn-io/keyturn/machine"
 	"github.com/keyturn-io/keyturn/watchers/kvwatcher"
 )
@@ -18,7 +19,7 @@ import (
 func (a *app) again(args ...string) string {
 	words := append(program(), args...)
 	for _, flag := range []struct{ name, value string }{
-		{"server", redacted(strings.Split(a.server, ","))},
+		{"server", natskv.Redacted(a.server)},
 		{"creds", a.creds},
 		{"nkey", a.nkey},
 		{"tls-ca", a.tlsCA},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/keyturn-io/keyturn/broker"
@@ -38,7 +37,10 @@ func (a *app) open(ctx context.Context, log *slog.Logger) (*store, error) {
 		s.Client, err = natskv.New(local.Conn(), opts)
 		return s, err
 	}
-	remote, err := a.dial(ctx, log)
+	remote, err := natskv.Dial(ctx, natskv.Server{
+		URLs: a.server, Timeout: a.timeout, Log: log,
+		Creds: a.creds, Nkey: a.nkey, CA: a.tlsCA, Cert: a.tlsCert, PrivateKey: a.tlsKey,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +105,7 @@ func (a *app) explain(err error, bucket string) error {
 	case errors.Is(err, kv.ErrUnavailable) && a.server == "":
 		return fmt.Errorf("%w: look at it with --log-level debug", err)
 	case errors.Is(err, kv.ErrUnavailable):
-		return fmt.Errorf("%w: check that %s has JetStream and is well", err, redacted(strings.Split(a.server, ",")))
+		return fmt.Errorf("%w: check that %s has JetStream and is well", err, natskv.Redacted(a.server))
 	default:
 		return err
 	}

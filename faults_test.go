@@ -74,7 +74,7 @@ func newPlant(t *testing.T, servers int) *plant {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	if p.direct, err = jetstream.New(nc); err != nil {
+	if p.direct, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(100_000)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -169,7 +169,8 @@ func (p *plant) Write(text []byte) (int, error) {
 // run runs the machine on a connection to a server, until the test ends.
 func (p *plant) run(url string) {
 	p.t.Helper()
-	nc, err := nats.Connect(url, natskv.ConnOptions()...)
+	// A machine that can go to another server of a cluster would not be cut off.
+	nc, err := nats.Connect(url, append(natskv.ConnOptions(), nats.IgnoreDiscoveredServers())...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -137,6 +137,9 @@ func (d *decoder) properties(w *Watcher, at string) {
 		if p.Property != "" {
 			path = join(join(at, "properties"), p.Property)
 		}
+		if p.Property == "" && d.broken[join(at, "interval")] {
+			continue // that follows from a problem that is told already
+		}
 		if p.Warning {
 			d.warning(path, "%s", p.Message)
 		} else {

@@ -23,12 +23,17 @@ type decoder struct {
 	kinds watchers.Kinds
 	at    map[string]position // of each value, by its path ("watchers[0].type")
 
+	broken             map[string]bool // paths that have a problem
 	problems, warnings []*ManifestError
 }
 
 // problem notes what is wrong with the value at a path, or, when there is none,
 // with the closest one that contains it.
 func (d *decoder) problem(path, format string, args ...any) {
+	if d.broken[path] {
+		return // more about it would only follow from what was said
+	}
+	d.broken[path] = true
 	d.problems = append(d.problems, d.atPath(path, fmt.Sprintf(format, args...)))
 }
 

@@ -151,7 +151,7 @@ func Parse(file string, text []byte, kinds watchers.Kinds) (*Manifest, error) {
 		return nil, &ManifestError{File: file, Message: err.Error()}
 	}
 
-	d := &decoder{file: file, kinds: kinds, at: map[string]position{}}
+	d := &decoder{file: file, kinds: kinds, at: map[string]position{}, broken: map[string]bool{}}
 	m := &Manifest{}
 	d.document(root, raw, m)
 	check(m, d)

@@ -102,7 +102,7 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	switch {
 	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored) && !b.doubt[key]:
 		delete(b.changes, key)
-		if b.OnMatchingUpdate && now.Revision != before.Revision && epoch == b.epoch {
+		if b.OnMatchingUpdate && now.Revision > before.Revision && epoch == b.epoch {
 			b.matched = key
 			b.noted()
 		}

@@ -170,9 +170,13 @@ func (c *crash) round() {
 	c.whole()
 }
 
+// put puts a value at random. Values come back, too.
 func (c *crash) put() {
 	key := []string{"a", "b", "c"}[c.random.IntN(3)]
-	value := fmt.Sprintf("%s%d", key, c.random.IntN(4)) // values come back, too
+	c.putValue(key, fmt.Sprintf("%s%d", key, c.random.IntN(4)))
+}
+
+func (c *crash) putValue(key, value string) {
 	revision, err := c.bucket.Put(c.t.Context(), key, []byte(value))
 	if err != nil {
 		c.t.Fatal(err)
@@ -312,6 +316,7 @@ func (c *crash) action(given string) {
 // the last value of every key.
 func (c *crash) end() {
 	cmd := c.start()
+	c.putValue("a", "last") // what is settled with it was settled by a program that runs
 	deadline := time.Now().Add(20 * time.Second)
 	for !c.settled() {
 		if time.Now().After(deadline) {

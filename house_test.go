@@ -45,7 +45,8 @@ var borders = map[string][]string{
 	"github.com/looplab/fsm":         {"machine"},
 	"github.com/choria-io/go-choria": {"choria"},
 	"github.com/ghodss/yaml":         {"machine"},
-	"go.yaml.in/yaml":                {"machine"},
+	"go.yaml.in/yaml":                {"machine", "watchers/kvwatcher"},
+	"github.com/choria-io/ccm":       {"watchers/kvwatcher"},
 	"github.com/spf13/cobra":         {"cmd/keyturn"},
 	"github.com/tidwall/gjson":       {"datalayer"},
 }

@@ -85,6 +85,15 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 		b.present[key] = true
 	}
 	value := datalayer.FromBytes(entry.Value)
+	if b.HieraConfig {
+		resolved, err := resolveHiera(entry.Value, b.env.Facts())
+		if err != nil {
+			b.unusable(entry, err)
+			return
+		}
+		value = resolved
+	}
+	delete(b.bad, key)
 	if b.Query != "" {
 		part, ok := datalayer.Query(value, string(b.Query))
 		if !ok {
@@ -115,11 +124,23 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 	}
 }
 
+// unusable notes a value that cannot be resolved: what the data has stays.
+func (b *book) unusable(entry kv.Entry, err error) {
+	delete(b.absent, entry.Key)
+	delete(b.changes, entry.Key)
+	if b.bad[entry.Key] != entry.Revision {
+		b.env.Log.Warn("a value cannot be used: the one before stays", "bucket", b.target.bucket, "key", entry.Key,
+			"revision", entry.Revision, "error", err)
+		b.bad[entry.Key] = entry.Revision
+	}
+}
+
 // gone notes that a key holds no value any more, if it did. Its entry is a marker, or
 // has no part that the query wants.
 func (b *book) gone(entry kv.Entry) {
 	key := entry.Key
 	delete(b.absent, key)
+	delete(b.bad, key)
 	_, known := b.told[key]
 	_, inData := b.stored(key)
 	if known || inData || b.doubt[key] {

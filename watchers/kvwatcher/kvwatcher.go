@@ -35,6 +35,7 @@ type Properties struct {
 	OnSuccessfulGet  bool               `json:"on_successful_get"`
 	OnMatchingUpdate bool               `json:"on_matching_update"`
 	Query            Query              `json:"query"`
+	HieraConfig      bool               `json:"hiera_config"`
 	OnMissing        OnMissing          `json:"on_missing"`
 }
 
@@ -127,7 +128,7 @@ func (p *Properties) Check(s watchers.Settings) []watchers.Problem {
 
 // Watcher makes a kv watcher.
 func (p *Properties) Watcher(env watchers.Env) (watchers.Watcher, error) {
-	return &watcher{Properties: *p, env: env, warned: map[string]bool{}}, nil
+	return &watcher{Properties: *p, env: env, warned: map[string]bool{}, bad: map[string]kv.Revision{}}, nil
 }
 
 // target is what the properties mean with the data and facts of the moment.

@@ -29,6 +29,8 @@ type watcher struct {
 	away    bool            // the bucket, and the machine has heard of it
 	nextGet time.Time       // when on_successful_get may fire again
 	warned  map[string]bool // keys that are missing, which has been said
+
+	bad map[string]kv.Revision // keys whose value cannot be used, which has been said
 }
 
 var _ watchers.Watcher = (*watcher)(nil)
@@ -236,6 +238,8 @@ func (w *watcher) tell(b *book, report watchers.Report) error {
 	case b.matched != "":
 		detail := fmt.Sprintf("%s.%s has a new revision with the same value", b.target.bucket, b.matched)
 		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: detail}, report)
+	case len(b.bad) > 0:
+		return report(watchers.Observation{State: stateError, Detail: fmt.Sprintf("the values of %d keys cannot be used", len(b.bad))})
 	case len(b.absent) > 0:
 		return report(watchers.Observation{State: stateMissing, Detail: fmt.Sprintf("%d keys are missing", len(b.absent))})
 	case !b.held():

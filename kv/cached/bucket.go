@@ -26,9 +26,9 @@ func (b *Bucket) Get(ctx context.Context, key string) (kv.Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return kv.Entry{}, b.wrap("get "+key, err)
 	}
-	r, reason, doubted := b.look(key)
-	if r != nil && r.held && reason == nil && !doubted {
-		b.hits.Add(1)
+	r, ok := b.recall(key)
+	if ok && r != nil && r.held {
+		b.hits.add(uint64(r.entry.Revision))
 		e := r.entry
 		e.Value = bytes.Clone(e.Value)
 		if e.Operation != kv.OpPut {
@@ -39,28 +39,41 @@ func (b *Bucket) Get(ctx context.Context, key string) (kv.Entry, error) {
 	if err := kv.CheckKey(key); err != nil {
 		return kv.Entry{}, err
 	}
-	switch {
-	case reason == nil && !doubted && r == nil:
-		b.hits.Add(1)
+	if ok && r == nil {
+		b.hits.add(uint64(len(key)))
 		return kv.Entry{}, b.wrap("get "+key, kv.ErrKeyNotFound)
-	case reason != nil && b.opts.OnStale == Fail:
-		b.misses.Add(1)
-		return kv.Entry{}, b.wrap("get "+key, fmt.Errorf("%w: %w", ErrStale, reason))
 	}
 	b.misses.Add(1)
+	if err := b.refusal(); err != nil {
+		return kv.Entry{}, b.wrap("get "+key, err)
+	}
 	return b.ask(ctx, key)
 }
 
-// look returns what memory has of a key, why it does not answer, and whether there
-// is a doubt about the key.
-func (b *Bucket) look(key string) (r *record, reason error, doubted bool) {
+// recall returns what memory has of a key, nil for nothing. It returns false when
+// memory does not answer, or there is a doubt about the key.
+func (b *Bucket) recall(key string) (*record, bool) {
+	if b.doubted(key) {
+		return nil, false
+	}
+	m := b.memory.Load()
+	if m == nil || b.tooOld() {
+		return nil, false
+	}
+	return m.get(key), true
+}
+
+// refusal returns ErrStale if memory does not answer and the bucket is not to.
+func (b *Bucket) refusal() error {
+	if b.opts.OnStale != Fail {
+		return nil
+	}
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if reason = b.silent(); b.memory != nil {
-		r = b.memory.records[key]
+	if reason := b.silent(); reason != nil {
+		return fmt.Errorf("%w: %w", ErrStale, reason)
 	}
-	_, doubted = b.doubts[key]
-	return r, reason, doubted
+	return nil
 }
 
 // ask gets a key from the bucket and ends the doubt about it, if memory says the same.
@@ -85,31 +98,32 @@ func (b *Bucket) Keys(ctx context.Context, filters ...string) ([]string, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, b.wrap("list keys", err)
 	}
-	keys, reason, doubted := b.list(filters)
-	switch {
-	case reason != nil && b.opts.OnStale == Fail:
-		b.misses.Add(1)
-		return nil, b.wrap("list keys", fmt.Errorf("%w: %w", ErrStale, reason))
-	case reason != nil || doubted:
-		b.misses.Add(1)
-		return b.bucket.Keys(ctx, filters...)
+	if keys, ok := b.list(filters); ok {
+		b.hits.add(0)
+		slices.Sort(keys)
+		return keys, nil
 	}
-	b.hits.Add(1)
-	return keys, nil
+	b.misses.Add(1)
+	if err := b.refusal(); err != nil {
+		return nil, b.wrap("list keys", err)
+	}
+	return b.bucket.Keys(ctx, filters...)
 }
 
-// list returns the keys that memory has, why it does not answer, and whether there
-// is a doubt about one that the filters match.
-func (b *Bucket) list(filters []string) (keys []string, reason error, doubted bool) {
+// list returns the keys that memory has, in no order. It returns false when memory
+// does not answer, or there is a doubt about a key that one of the filters matches.
+func (b *Bucket) list(filters []string) ([]string, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for key := range b.doubts {
-		doubted = doubted || kv.MatchAny(filters, key)
+		if kv.MatchAny(filters, key) {
+			return nil, false
+		}
 	}
-	if reason = b.silent(); reason == nil && !doubted {
-		keys = b.memory.keys(filters)
+	if b.silent() != nil {
+		return nil, false
 	}
-	return keys, reason, doubted
+	return b.memory.Load().keys(filters), true
 }
 
 // covers says whether all keys that one of the filters can match are cached.

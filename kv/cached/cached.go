@@ -3,38 +3,41 @@
 //
 // # What a reader may rely on
 //
-// Memory holds what the watch has told, so it is behind the bucket by as long as
-// an event takes, and by no more than Options.MaxStale where the store is away.
-// Within that, of one key and through one Bucket:
+// Memory holds what the watch has told. So it is behind the bucket by as long as
+// an event takes, and while the store is away by Options.MaxStale at most. Within
+// that, of one key and through one Bucket:
 //
-//   - A Get never returns what is older than what was acknowledged, got or told
-//     before it was called, by Put and its like, by Get, or by Watch. A write that
-//     was refused for a wrong revision is followed by the truth, too. Where memory
-//     is not known to be as new as that, the bucket is asked.
-//   - That there is no such key, or that it was deleted, is answered from memory as
-//     well, with the marker.
+//   - A Get never returns anything older than what was acknowledged to a Put or its
+//     like, returned by a Get, or told by a Watch before that Get was called, in
+//     any goroutine. After an Update or a Create that was refused, a Get returns
+//     what was in the way, or newer. Where memory is not known to be as new as
+//     that, the bucket is asked. The same goes for writes and Keys.
+//   - That a key is not there, or was deleted, is answered from memory as well, the
+//     latter with the marker.
 //   - When the bucket is created again or restored, memory is given up as soon as
-//     the watch says so, and filled anew. Nothing that an earlier life of the
-//     bucket has acknowledged outlives that.
+//     the watch says so, and filled anew. What an earlier life of the bucket has
+//     acknowledged hides nothing of the next one.
 //
-// The first of these holds within one life of the bucket. Of different keys memory
-// may be behind by different times: a Get of one key is no snapshot with the Get of
-// another. Writes by others, through another Bucket too, come with the watch.
+// Older and newer are within one life of the bucket. Of two keys memory may be
+// behind by different times: two Gets are no snapshot. What others write, also
+// through another Bucket, comes with the watch.
 //
 // Before memory is filled, while it is too old, and when the bucket does not exist
-// or may not be read, it does not answer: calls go to the bucket, or fail with
+// or may not be read, memory does not answer: calls go to the bucket, or fail with
 // ErrStale, as Options.OnStale says. Calls about keys that are not cached, and all
-// but Get and Keys, always go to the bucket. Where this says that the bucket is
-// asked, the answer is as good as the bucket's.
+// calls but Get and Keys, always go to the bucket. Its answers are as good as it is.
 //
-// One difference remains: a marker that goes without a word, because it expired
-// or the bucket was purged, is answered for a while, as ErrKeyDeleted where the
-// bucket says ErrKeyNotFound. The first is one of the second.
+// One difference to the bucket remains. A marker that goes without a word, because
+// it expired or the whole bucket was purged, is answered for a while: with
+// ErrKeyDeleted where the bucket says ErrKeyNotFound, of which it is one.
 //
 // # What it costs
 //
-// Each key costs some 250 bytes besides its name and value, and Get one copy of the
-// value. [Bucket.Run] has to run somewhere; nothing else does.
+// A Get that memory answers takes no lock that others wait for, and copies the value
+// (BenchmarkGet). A key takes some 250 bytes besides its name and value
+// (BenchmarkKey), and what the bucket below keeps of the keys that it watches comes
+// on top. After a delete the first Get asks the bucket, which does not say of which
+// revision the marker is.
 package cached
 
 import (
@@ -76,7 +79,8 @@ type Options struct {
 	OnStale OnStale
 
 	// MaxBytes bounds the values that are held; 0 is no bound. A value that does
-	// not fit in is got from the bucket. Keys are always held.
+	// not fit in is got from the bucket. Keys are always held. While memory is filled
+	// anew there are two of them.
 	MaxBytes int64
 }
 
@@ -89,15 +93,22 @@ type Bucket struct {
 	running atomic.Bool
 	ready   chan struct{} // closed when memory was filled for the first time
 
-	hits, misses atomic.Uint64
+	hits   hits
+	misses atomic.Uint64
 
-	mu      sync.RWMutex
-	memory  *memory // nil when it cannot answer
-	fed     bool    // by the watch that runs now: all it held was told, and it is not lost
-	lost    error   // why there is no watch, or what it said; nil while there is one
-	contact time.Time
-	doubts  map[string]doubt
-	number  uint64 // of the newest doubt
+	// Get reads these without a lock, for a lock that many readers take is slower
+	// than all the rest. It reads doubtful first: a doubt is over only after memory
+	// has what it was about. They change under mu.
+	doubtful atomic.Int64 // how many doubts there are
+	memory   atomic.Pointer[memory]
+	contact  atomic.Int64 // the last one, in nanoseconds after born
+	born     time.Time
+
+	mu     sync.RWMutex
+	fed    bool  // memory, by the watch that runs now: it has told all and is not lost
+	lost   error // why there is no watch, or what it said; nil while there is one
+	doubts map[string]doubt
+	number uint64 // of the newest doubt
 }
 
 // Stats is the state of a Bucket at one moment.
@@ -146,6 +157,7 @@ func New(bucket kv.Bucket, opts Options) (*Bucket, error) {
 		opts:   opts,
 		ready:  make(chan struct{}),
 		lost:   errNotRunning,
+		born:   time.Now(),
 		doubts: map[string]doubt{},
 	}, nil
 }
@@ -158,13 +170,15 @@ func (b *Bucket) Stats() Stats {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	st := Stats{
-		Ready:       b.silent() == nil,
-		Lost:        b.lost,
-		LastContact: b.contact,
-		Hits:        b.hits.Load(),
-		Misses:      b.misses.Load(),
+		Ready:  b.silent() == nil,
+		Lost:   b.lost,
+		Hits:   b.hits.sum(),
+		Misses: b.misses.Load(),
 	}
-	if m := b.memory; m != nil {
+	if contact := b.contact.Load(); contact > 0 {
+		st.LastContact = b.born.Add(time.Duration(contact))
+	}
+	if m := b.memory.Load(); m != nil {
 		st.Keys, st.Bytes, st.Revision, st.Epoch = m.values, m.bytes, m.last, m.epoch
 	}
 	return st
@@ -173,13 +187,35 @@ func (b *Bucket) Stats() Stats {
 // silent returns why memory does not answer, or nil when it does. It needs b.mu,
 // at least for reading.
 func (b *Bucket) silent() error {
+	m := b.memory.Load()
 	switch {
-	case b.memory == nil && b.lost == nil:
+	case m == nil && b.lost == nil:
 		return errFilling
-	case b.memory == nil:
+	case m == nil:
 		return b.lost
-	case b.opts.MaxStale > 0 && time.Since(b.contact) > b.opts.MaxStale:
+	case b.tooOld():
 		return errTooOld
 	}
 	return nil
+}
+
+// tooOld says whether the last contact was too long ago.
+func (b *Bucket) tooOld() bool {
+	return b.opts.MaxStale > 0 && time.Since(b.born)-time.Duration(b.contact.Load()) > b.opts.MaxStale
+}
+
+// hits counts, in parts so that those who count do not wait for one another.
+type hits [16]struct {
+	n atomic.Uint64
+	_ [56]byte // a cache line for each
+}
+
+// add counts one; part is any number that differs from call to call.
+func (h *hits) add(part uint64) { h[part%uint64(len(h))].n.Add(1) }
+
+func (h *hits) sum() (n uint64) {
+	for i := range h {
+		n += h[i].n.Load()
+	}
+	return n
 }

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,13 +21,20 @@ import (
 
 const name = "TEST"
 
+// memory returns a store with an empty bucket.
+func memory(t testing.TB) *memkv.Store {
+	t.Helper()
+	s := memkv.New()
+	must(t, s.Create(name, memkv.Config{}))
+	return s
+}
+
 // bubble runs a test in a bubble, in which time is fake and a goroutine that is left
 // behind fails the test.
 func bubble(t *testing.T, f func(t *testing.T, s *memkv.Store, below *spy)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := memkv.New()
-		must(t, s.Create(name, memkv.Config{History: 5}))
+		s := memory(t)
 		b, err := s.Bucket(name)
 		must(t, err)
 		f(t, s, newSpy(b))
@@ -43,9 +51,10 @@ type spy struct {
 type counts struct{ gets, lists, watches atomic.Int64 }
 
 type faults struct {
-	lag    func() time.Duration // of each event that a watch tells
-	cut    error                // ends each watch at once
-	status error                // fails each Status
+	lag    func(watch int) time.Duration // of each event that the watch of that number tells
+	cut    error                         // ends each watch at once
+	status func() (kv.Status, error)     // answers in the bucket's place
+	ack    time.Duration                 // how long after a put it is acknowledged
 }
 
 func newSpy(b kv.Bucket) *spy {
@@ -56,7 +65,7 @@ func newSpy(b kv.Bucket) *spy {
 
 func (s *spy) fault(f faults) {
 	if f.lag == nil {
-		f.lag = func() time.Duration { return 0 }
+		f.lag = func(int) time.Duration { return 0 }
 	}
 	s.faults.Store(&f)
 }
@@ -75,22 +84,29 @@ func (s *spy) Keys(ctx context.Context, filters ...string) ([]string, error) {
 	return s.Bucket.Keys(ctx, filters...)
 }
 
+func (s *spy) Put(ctx context.Context, key string, value []byte) (kv.Revision, error) {
+	ack := s.faults.Load().ack
+	rev, err := s.Bucket.Put(ctx, key, value)
+	time.Sleep(ack)
+	return rev, err
+}
+
 func (s *spy) Status(ctx context.Context) (kv.Status, error) {
-	if err := s.faults.Load().status; err != nil {
-		return kv.Status{}, err
+	if status := s.faults.Load().status; status != nil {
+		return status()
 	}
 	return s.Bucket.Status(ctx)
 }
 
 func (s *spy) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
-	s.asked.watches.Add(1)
 	return func(yield func(kv.Event, error) bool) {
+		watch := int(s.asked.watches.Add(1))
 		if err := s.faults.Load().cut; err != nil {
 			yield(kv.Event{}, err)
 			return
 		}
 		for event, err := range s.Bucket.Watch(ctx, opts) {
-			if lag := s.faults.Load().lag(); lag > 0 {
+			if lag := s.faults.Load().lag(watch); lag > 0 {
 				time.Sleep(lag)
 			}
 			if !yield(event, err) {
@@ -100,7 +116,19 @@ func (s *spy) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Even
 	}
 }
 
-func behind(d time.Duration) faults { return faults{lag: func() time.Duration { return d }} }
+// behind makes some watches be behind.
+func behind(d time.Duration, only func(watch int) bool) faults {
+	return faults{lag: func(watch int) time.Duration {
+		if only(watch) {
+			return d
+		}
+		return 0
+	}}
+}
+
+func all(int) bool         { return true }
+func first(watch int) bool { return watch == 1 }
+func later(watch int) bool { return watch > 1 }
 
 // wantGet wants a value, or an error if want is one.
 func wantGet(t *testing.T, b kv.Bucket, key string, want any) kv.Entry {
@@ -177,7 +205,7 @@ func TestSeesOwnWrites(t *testing.T) {
 		c := open(t, below, cached.Options{})
 		run(t, c)
 		<-c.Ready()
-		below.fault(behind(time.Minute))
+		below.fault(behind(time.Minute, all))
 		ctx := t.Context()
 
 		put(t, c, "a", "1")
@@ -235,6 +263,23 @@ func TestWriteIsToldAtOnce(t *testing.T) {
 	})
 }
 
+// TestTwoWritersAtTheSameTime has the first of two puts acknowledged last.
+func TestTwoWritersAtTheSameTime(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
+		c := open(t, below, cached.Options{})
+		run(t, c)
+		<-c.Ready()
+		below.fault(faults{ack: time.Second})
+		var wg sync.WaitGroup
+		wg.Go(func() { put(t, c, "a", "first") })
+		synctest.Wait() // the watch has told of it
+		below.fault(behind(time.Minute, all))
+		put(t, c, "a", "second")
+		wg.Wait()
+		wantGet(t, c, "a", "second")
+	})
+}
+
 // TestDoubtEndsUnread deletes what nobody reads: listing keys is not slow for ever.
 func TestDoubtEndsUnread(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
@@ -250,6 +295,45 @@ func TestDoubtEndsUnread(t *testing.T) {
 	})
 }
 
+// TestManyDoubts has more doubts than are worth to be asked about one by one.
+func TestManyDoubts(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
+		const keys = 3000
+		for i := range keys {
+			put(t, below, fmt.Sprint("k", i), "")
+		}
+		c := open(t, below, cached.Options{})
+		run(t, c)
+		<-c.Ready()
+		for i := range keys {
+			if _, err := c.Create(t.Context(), fmt.Sprint("k", i), nil); !errors.Is(err, kv.ErrKeyExists) {
+				t.Fatal(err)
+			}
+		}
+		wantCount(t, "doubts", c.Doubts(), keys)
+		put(t, below, "a", "")
+		synctest.Wait()
+		wantCount(t, "doubts when there were too many", c.Doubts(), 0)
+		wantCount(t, "gets from the bucket", below.gets(), 0)
+	})
+}
+
+// TestNoDoubtWithoutMemory reads and writes where no watch may be had for ever.
+func TestNoDoubtWithoutMemory(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
+		below.fault(faults{cut: kv.ErrPermission})
+		c := open(t, below, cached.Options{})
+		put(t, c, "a", "1")
+		wantCount(t, "doubts before it runs", c.Doubts(), 0)
+		run(t, c)
+		synctest.Wait()
+		put(t, c, "b", "1")
+		wantGet(t, c, "a", "1")
+		wantGet(t, c, "never", kv.ErrKeyNotFound)
+		wantCount(t, "doubts while there is no watch", c.Doubts(), 0)
+	})
+}
+
 // TestRefusedWriteIsFollowedByTheTruth makes a loop of Get and Update end although
 // the watch is behind.
 func TestRefusedWriteIsFollowedByTheTruth(t *testing.T) {
@@ -258,7 +342,7 @@ func TestRefusedWriteIsFollowedByTheTruth(t *testing.T) {
 		c := open(t, below, cached.Options{})
 		run(t, c)
 		<-c.Ready()
-		below.fault(behind(time.Hour))
+		below.fault(behind(time.Hour, all))
 		put(t, below, "a", "2")
 		wantGet(t, c, "a", "1")
 		if _, err := c.Update(t.Context(), "a", []byte("3"), 1); !errors.Is(err, kv.ErrWrongRevision) {
@@ -286,7 +370,7 @@ func TestGetFollowsWatch(t *testing.T) {
 			must(t, err)
 			switch event.Kind {
 			case kv.Synced:
-				below.fault(behind(time.Minute)) // of the watch below, not of this one
+				below.fault(behind(time.Minute, first)) // of the watch that fills memory
 				put(t, below.Bucket, "a", "1")
 			case kv.Put:
 				wantGet(t, c, "a", string(event.Entry.Value))
@@ -342,16 +426,25 @@ func TestStale(t *testing.T) {
 			}
 
 			// A watch that does not notice is found by probes.
-			below.fault(faults{status: kv.ErrUnavailable})
-			time.Sleep(bound / 3)
-			quiet(0)
+			below.fault(faults{status: func() (kv.Status, error) { return kv.Status{}, kv.ErrUnavailable }})
+			for range 10 { // events are as good
+				time.Sleep(bound / 3)
+				put(t, below, "b", "")
+				synctest.Wait()
+				quiet(0)
+			}
 			time.Sleep(bound)
+			quiet(0)
+			time.Sleep(time.Nanosecond)
 			notReady()
 			below.fault(faults{})
 			time.Sleep(bound/3 + 1)
 			quiet(0)
 
 			// A watch that is lost is stale from then on, whatever probes say.
+			st, err := below.Status(t.Context())
+			must(t, err)
+			below.fault(faults{status: func() (kv.Status, error) { return st, nil }})
 			s.Down()
 			synctest.Wait()
 			if lost := c.Stats().Lost; !errors.Is(lost, kv.ErrUnavailable) {
@@ -420,7 +513,7 @@ func TestAnotherLife(t *testing.T) {
 		c := open(t, below, cached.Options{})
 		run(t, c)
 		<-c.Ready()
-		below.fault(behind(time.Minute))
+		below.fault(behind(time.Minute, all))
 		put(t, c, "c", "old") // of which the watch never tells
 		must(t, s.Remove(name))
 		must(t, s.Create(name, memkv.Config{}))
@@ -436,6 +529,50 @@ func TestAnotherLife(t *testing.T) {
 			t.Errorf("the marker of another life is there: %v", err)
 		}
 		wantCount(t, "gets from the bucket when the watch has noticed", below.gets()-gets, 0)
+	})
+}
+
+// TestResetGivesMemoryUp restores a bucket and has the watch tell of that slowly.
+func TestResetGivesMemoryUp(t *testing.T) {
+	bubble(t, func(t *testing.T, s *memkv.Store, below *spy) {
+		put(t, below, "a", "restored")
+		backup, err := s.Backup(name)
+		must(t, err)
+		put(t, below, "a", "lost")
+		must(t, below.Delete(t.Context(), "gone", 0))
+		c := open(t, below, cached.Options{})
+		run(t, c)
+		<-c.Ready()
+		below.fault(behind(time.Minute, later))
+		s.Restore(backup)
+		synctest.Wait()
+		if c.Stats().Ready {
+			t.Error("memory answers of another life")
+		}
+		wantGet(t, c, "a", "restored")
+		time.Sleep(time.Hour)
+		wantGet(t, c, "a", "restored")
+		gets := below.gets()
+		if _, err := c.Get(t.Context(), "gone"); errors.Is(err, kv.ErrKeyDeleted) {
+			t.Errorf("the marker of another life is there: %v", err)
+		}
+		wantCount(t, "gets from the bucket when it was told", below.gets()-gets, 0)
+	})
+}
+
+// TestResetUntold has a watch that does not tell of a reset: memory gets too old.
+func TestResetUntold(t *testing.T) {
+	bubble(t, func(t *testing.T, s *memkv.Store, below *spy) {
+		put(t, below, "a", "old")
+		c := open(t, below, cached.Options{MaxStale: time.Second})
+		run(t, c)
+		<-c.Ready()
+		below.fault(behind(time.Hour, all))
+		must(t, s.Remove(name))
+		must(t, s.Create(name, memkv.Config{}))
+		wantGet(t, c, "a", "old")
+		time.Sleep(2 * time.Second)
+		wantGet(t, c, "a", kv.ErrKeyNotFound)
 	})
 }
 
@@ -584,15 +721,16 @@ func TestWatchThatEnds(t *testing.T) {
 }
 
 func TestPermissionWithdrawn(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
+	bubble(t, func(t *testing.T, s *memkv.Store, below *spy) {
 		put(t, below, "a", "1")
 		c := open(t, below, cached.Options{OnStale: cached.Fail})
-		stop := run(t, c)
-		<-c.Ready()
-		wantGet(t, c, "a", "1")
-		stop()
-		below.fault(faults{cut: kv.ErrPermission})
 		run(t, c)
+		<-c.Ready()
+		below.fault(faults{cut: kv.ErrPermission})
+		s.Down()
+		synctest.Wait()
+		wantGet(t, c, "a", "1")
+		s.Up()
 		synctest.Wait()
 		wantGet(t, c, "a", cached.ErrStale)
 		wantGet(t, c, "a", kv.ErrPermission)

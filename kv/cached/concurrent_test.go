@@ -20,7 +20,7 @@ import (
 
 // jitter makes a watch be behind by anything up to d, and often not at all.
 func jitter(d time.Duration) faults {
-	return faults{lag: func() time.Duration {
+	return faults{lag: func(int) time.Duration {
 		if rand.N(2) == 0 {
 			return 0
 		}
@@ -198,6 +198,7 @@ func TestOwnWritesAcrossLives(t *testing.T) {
 				wantGet(t, c, key, string(e.Value))
 			}
 			wantCount(t, "gets from the bucket in the end", below.gets()-gets, 0)
+			wantCount(t, "doubts in the end", c.Doubts(), 0)
 		})
 	}
 }

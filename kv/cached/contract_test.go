@@ -185,8 +185,8 @@ func (s *natsServer) replaceStore(t testing.TB, from, to string) {
 	s.start()
 }
 
-func (s *natsServer) connect(t testing.TB) *nats.Conn {
-	nc, err := nats.Connect(s.srv.ClientURL(), natskv.ConnOptions()...)
+func (s *natsServer) connect(t testing.TB, opts ...nats.Option) *nats.Conn {
+	nc, err := nats.Connect(s.srv.ClientURL(), append(natskv.ConnOptions(), opts...)...)
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc

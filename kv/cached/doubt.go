@@ -52,18 +52,29 @@ func (b *Bucket) newestDoubt() uint64 {
 	return b.number
 }
 
+// doubted says whether there is a doubt about a key.
+func (b *Bucket) doubted(key string) bool {
+	if b.doubtful.Load() == 0 {
+		return false
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	_, ok := b.doubts[key]
+	return ok
+}
+
 // wrote notes that a write made an entry of which the revision is known, or not, in
 // a call that began when before was the newest doubt.
 func (b *Bucket) wrote(key string, c claim, before uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.memory == nil || !b.memory.meets(key, c) {
+	if m := b.memory.Load(); m == nil || !m.meets(key, c) {
 		b.raise(key, c, before)
 		return
 	}
 	// The watch was faster.
 	if old, ok := b.doubts[key]; ok && (old.number <= before || old.claim == c) {
-		delete(b.doubts, key)
+		b.settled(key)
 	}
 }
 
@@ -72,23 +83,24 @@ func (b *Bucket) wrote(key string, c claim, before uint64) {
 func (b *Bucket) saw(key string, e kv.Entry, before uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.memory == nil || !b.memory.says(key, e) {
+	m := b.memory.Load()
+	if m == nil || !m.says(key, e) {
 		b.raise(key, claimOf(e), before)
 		return
 	}
 	if old, ok := b.doubts[key]; ok && old.number <= before {
-		delete(b.doubts, key)
+		b.settled(key)
 	}
-	if r := b.memory.records[key]; r != nil && !r.held && b.memory.fits(e, b.opts.MaxBytes) {
+	if r := m.get(key); r != nil && !r.held && m.fits(e, b.opts.MaxBytes) {
 		e.Value = bytes.Clone(e.Value)
-		b.memory.put(e, b.opts.MaxBytes)
+		m.put(e, b.opts.MaxBytes)
 	}
 }
 
 // raise raises a doubt about a key, of which a call that began when before was the
 // newest doubt claims something. It needs b.mu.
 func (b *Bucket) raise(key string, c claim, before uint64) {
-	if b.memory == nil && b.lost != nil {
+	if b.memory.Load() == nil && b.lost != nil {
 		return // memory answers nothing before a watch that has yet to begin
 	}
 	if old, ok := b.doubts[key]; ok && old.number > before && old.claim != c {
@@ -96,4 +108,11 @@ func (b *Bucket) raise(key string, c claim, before uint64) {
 	}
 	b.number++
 	b.doubts[key] = doubt{b.number, c}
+	b.doubtful.Store(int64(len(b.doubts)))
+}
+
+// settled ends the doubt about a key. It needs b.mu.
+func (b *Bucket) settled(key string) {
+	delete(b.doubts, key)
+	b.doubtful.Store(int64(len(b.doubts)))
 }

@@ -1,17 +1,17 @@
 package cached
 
 import (
-	"slices"
+	"sync"
 
 	"github.com/keyturn-io/keyturn/kv"
 )
 
 // memory is what one watch has told: the newest entry of each key, markers
-// included. A memory that answers is guarded by Bucket.mu; until then it is
-// owned by the session that fills it.
+// included. It changes under Bucket.mu, and is read by key without.
 type memory struct {
 	epoch   kv.Epoch
-	records map[string]*record
+	records sync.Map    // of *record by key
+	size    int         // of records
 	values  int         // keys that hold a value
 	bytes   int64       // of the values that are held
 	last    kv.Revision // the highest told
@@ -24,21 +24,24 @@ type record struct {
 	held  bool
 }
 
-// is says whether the record is of that entry. Revisions alone do not say so:
-// another life of the bucket may give one again.
-func (r *record) is(e kv.Entry) bool {
-	return r.entry.Revision == e.Revision && r.entry.Operation == e.Operation && r.entry.Created.Equal(e.Created)
+// get returns the record of a key, or nil.
+func (m *memory) get(key string) *record {
+	if r, ok := m.records.Load(key); ok {
+		return r.(*record)
+	}
+	return nil
 }
 
-// put remembers an entry, without its value if that would be more than limit
-// bytes in all; 0 is no limit.
+// put remembers an entry, without its value if with it more than limit bytes would
+// be held; 0 is no limit.
 func (m *memory) put(e kv.Entry, limit int64) {
-	m.remove(e.Key)
+	m.discount(m.get(e.Key))
 	r := &record{entry: e, held: m.fits(e, limit)}
 	if !r.held {
 		r.entry.Value = nil
 	}
-	m.records[e.Key] = r
+	m.records.Store(e.Key, r)
+	m.size++
 	m.bytes += int64(len(r.entry.Value))
 	m.last = max(m.last, e.Revision)
 	if e.Operation == kv.OpPut {
@@ -52,44 +55,49 @@ func (m *memory) fits(e kv.Entry, limit int64) bool {
 }
 
 func (m *memory) remove(key string) {
-	r, ok := m.records[key]
-	if !ok {
+	m.discount(m.get(key))
+	m.records.Delete(key)
+}
+
+// discount counts a record, if there is one, no more.
+func (m *memory) discount(r *record) {
+	if r == nil {
 		return
 	}
-	delete(m.records, key)
+	m.size--
 	m.bytes -= int64(len(r.entry.Value))
 	if r.entry.Operation == kv.OpPut {
 		m.values--
 	}
 }
 
-// says whether e is what memory has of the key; the zero Entry is nothing.
+// says whether e is what memory has of the key; the zero Entry is nothing. The
+// revision alone would not say so: another life of the bucket may give one again.
 func (m *memory) says(key string, e kv.Entry) bool {
-	r, ok := m.records[key]
-	return ok && r.is(e) || !ok && e.Revision == 0
+	r := m.get(key)
+	if r == nil {
+		return e.Revision == 0
+	}
+	return r.entry.Revision == e.Revision && r.entry.Operation == e.Operation && r.entry.Created.Equal(e.Created)
 }
 
 // meets says whether what memory has of the key is what is claimed.
 func (m *memory) meets(key string, c claim) bool {
-	r, ok := m.records[key]
-	return ok && r.held && c.meets(r.entry)
+	r := m.get(key)
+	return r != nil && r.held && c.meets(r.entry)
 }
 
-// keys returns the keys that hold a value and that one of the filters matches, sorted.
+// keys returns the keys that hold a value and that one of the filters matches, in no order.
 func (m *memory) keys(filters []string) []string {
 	var keys []string
-	for key, r := range m.records {
-		if r.entry.Operation == kv.OpPut && kv.MatchAny(filters, key) {
-			keys = append(keys, key)
+	for key, r := range m.records.Range {
+		if r.(*record).entry.Operation == kv.OpPut && kv.MatchAny(filters, key.(string)) {
+			keys = append(keys, key.(string))
 		}
 	}
-	slices.Sort(keys)
 	return keys
 }
 
 // overgrown says whether there are far more markers than there were in the
 // beginning. The watch does not tell when a marker goes, so most may be gone.
-func (m *memory) overgrown() bool { return len(m.records)-m.values > 2*m.markers+1000 }
-
-// newMemory returns a memory of nothing.
-func newMemory() *memory { return &memory{records: map[string]*record{}} }
+func (m *memory) overgrown() bool { return m.size-m.values > 2*m.markers+1000 }

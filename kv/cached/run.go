@@ -60,7 +60,7 @@ func pause(attempts int) time.Duration {
 // follows the watch until there is a reason to begin anew. The old memory answers in
 // the meantime, if it may. It returns false when the watch ended by itself.
 func (b *Bucket) session(ctx context.Context) bool {
-	m, before := newMemory(), b.begin()
+	m, before := &memory{}, b.begin()
 	for event, err := range b.bucket.Watch(ctx, kv.WatchOptions{Filters: b.opts.Filters}) {
 		if err != nil {
 			b.lose(err)
@@ -99,26 +99,19 @@ func (b *Bucket) tell(m *memory, event kv.Event) (tooMuch bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := event.Entry
-	answers := m == b.memory
-	if b.memory != nil && !answers {
-		// Beginning anew takes no room for the values that have not changed.
-		if r, ok := b.memory.records[e.Key]; ok && r.held && r.is(e) {
-			e.Value = r.entry.Value
-		}
-	}
 	if event.Kind == kv.Missing {
 		m.remove(e.Key)
 	} else {
 		m.put(e, b.opts.MaxBytes)
 	}
-	if !answers {
-		return false
+	if m != b.memory.Load() {
+		return false // it is being filled
 	}
-	b.contact = time.Now()
+	b.heard(time.Now())
 	if d, ok := b.doubts[e.Key]; ok && d.claim.meets(e) {
-		delete(b.doubts, e.Key)
+		b.settled(e.Key)
 	}
-	return m.overgrown() || len(b.doubts) > maxDoubts+len(m.records)/2
+	return m.overgrown() || len(b.doubts) > maxDoubts+m.size/2
 }
 
 // answer lets a memory answer that has been told all. The doubts up to the number
@@ -126,16 +119,17 @@ func (b *Bucket) tell(m *memory, event kv.Event) (tooMuch bool) {
 func (b *Bucket) answer(m *memory, before uint64, epoch kv.Epoch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.contact, b.fed = time.Now(), true
-	if m == b.memory {
+	b.heard(time.Now())
+	b.fed = true
+	if m == b.memory.Load() {
 		return
 	}
 	m.epoch = epoch
-	m.markers = len(m.records) - m.values
-	b.memory = m
+	m.markers = m.size - m.values
+	b.memory.Store(m)
 	for key, d := range b.doubts {
 		if d.number <= before || m.meets(key, d.claim) {
-			delete(b.doubts, key)
+			b.settled(key)
 		}
 	}
 	select {
@@ -161,8 +155,10 @@ func (b *Bucket) lose(reason error) {
 func (b *Bucket) forget(reason error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.memory, b.fed, b.lost = nil, false, reason
+	b.memory.Store(nil)
+	b.fed, b.lost = false, reason
 	clear(b.doubts)
+	b.doubtful.Store(0)
 }
 
 // settle asks the bucket about each doubt that has stood for a while.
@@ -176,7 +172,7 @@ func (b *Bucket) settle(ctx context.Context) {
 		case <-ticker.C:
 		}
 		ctx, cancel := context.WithTimeout(ctx, settleEvery)
-		for _, key := range b.doubted(before) {
+		for _, key := range b.standing(before) {
 			if _, err := b.ask(ctx, key); err != nil && !errors.Is(err, kv.ErrKeyNotFound) {
 				break
 			}
@@ -185,8 +181,8 @@ func (b *Bucket) settle(ctx context.Context) {
 	}
 }
 
-// doubted returns the keys of the doubts up to a number, if memory is fed.
-func (b *Bucket) doubted(upTo uint64) (keys []string) {
+// standing returns the keys of the doubts up to a number, if memory is fed.
+func (b *Bucket) standing(upTo uint64) (keys []string) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for key, d := range b.doubts {
@@ -209,10 +205,10 @@ func (b *Bucket) probe(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if fed, age := b.age(); !fed || age < every/2 {
+		began := time.Now()
+		if began.Sub(b.born)-time.Duration(b.contact.Load()) < every/2 {
 			continue
 		}
-		began := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, b.opts.MaxStale)
 		st, err := b.bucket.Status(ctx)
 		cancel()
@@ -222,17 +218,16 @@ func (b *Bucket) probe(ctx context.Context) {
 	}
 }
 
-func (b *Bucket) age() (fed bool, since time.Duration) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	return b.fed, time.Since(b.contact)
-}
-
 // alive notes that the bucket of that epoch has answered at some time after at.
 func (b *Bucket) alive(epoch kv.Epoch, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fed && b.memory.epoch == epoch && at.After(b.contact) {
-		b.contact = at
+	if b.fed && b.memory.Load().epoch == epoch {
+		b.heard(at)
 	}
+}
+
+// heard notes a contact with the bucket. It needs b.mu.
+func (b *Bucket) heard(at time.Time) {
+	b.contact.Store(max(b.contact.Load(), int64(at.Sub(b.born))))
 }

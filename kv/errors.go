@@ -19,6 +19,11 @@ var (
 	ErrBucketFull     = errors.New("bucket full")
 	ErrPermission     = errors.New("permission denied")
 	ErrUnavailable    = errors.New("store unavailable")
+	ErrInvalidConfig  = errors.New("invalid setting")
+	ErrReadOnly       = errors.New("read only")
+	ErrReplicas       = errors.New("too few servers")
+	ErrUnsupported    = errors.New("not supported")
+	ErrBackup         = errors.New("damaged backup")
 
 	// ErrKeyDeleted is an ErrKeyNotFound of a key that was deleted or purged.
 	ErrKeyDeleted = fmt.Errorf("%w: it was deleted", ErrKeyNotFound)

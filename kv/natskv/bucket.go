@@ -20,7 +20,17 @@ import (
 const (
 	streamPrefix  = "KV_"
 	subjectPrefix = "$KV."
+	restorePrefix = "$KEYTURN.RESTORE." // instead of subjectPrefix, while it is being restored
 )
+
+// restoring says whether a stream is what is there of a bucket that is being restored,
+// or was when that was interrupted. It is not a bucket yet.
+func restoring(sc jetstream.StreamConfig) bool { return sc.Metadata[restoringKey] != "" }
+
+// restoringKey is the metadata that such a stream has.
+const restoringKey = "keyturn.restoring"
+
+var errRestoring = fmt.Errorf("%w: it is being restored, or a restore was interrupted", kv.ErrBucketNotFound)
 
 // bucket is a bucket by name. It does not know whether there is one.
 type bucket struct {
@@ -45,12 +55,12 @@ func newBucket(c *Client, name string) *bucket {
 	}
 }
 
-// binding is where a bucket's keys are read and written, as its stream says. A
-// mirror is read under its origin's subjects and written at its origin.
+// binding is where a bucket's keys are, as its stream says. Those of a mirror have
+// the subjects of its origin, and cannot be written.
 type binding struct {
-	stream jetstream.Stream
-	read   string // prefix of subjects
-	write  string
+	stream   jetstream.Stream
+	prefix   string // of subjects
+	readOnly error  // nil unless it is a mirror
 }
 
 var _ kv.Bucket = (*bucket)(nil)
@@ -68,14 +78,15 @@ func (b *bucket) bind(k *call) (*binding, error) {
 		b.bound.Store(nil)
 		return nil, err
 	}
-	prefix := subjectPrefix + b.name + "."
-	bound := &binding{stream: stream, read: prefix, write: prefix}
+	if restoring(stream.CachedInfo().Config) {
+		b.bound.Store(nil)
+		return nil, errRestoring
+	}
+	bound := &binding{stream: stream, prefix: subjectPrefix + b.name + "."}
 	if m := stream.CachedInfo().Config.Mirror; m != nil {
-		prefix = subjectPrefix + strings.TrimPrefix(m.Name, streamPrefix) + "."
-		bound.read, bound.write = prefix, prefix
-		if m.External != nil && m.External.APIPrefix != "" {
-			bound.write = m.External.APIPrefix + "." + prefix
-		}
+		origin := strings.TrimPrefix(m.Name, streamPrefix)
+		bound.prefix = subjectPrefix + origin + "."
+		bound.readOnly = fmt.Errorf("%w: it is a mirror, write to its origin %s", kv.ErrReadOnly, origin)
 	}
 	b.bound.Store(bound)
 	return bound, nil
@@ -169,22 +180,26 @@ func (b *bucket) Status(ctx context.Context) (st kv.Status, err error) {
 		if err != nil {
 			return err
 		}
-		info := bound.stream.CachedInfo()
-		st = kv.Status{
-			Bucket:       b.name,
-			Epoch:        epoch(info),
-			Values:       info.State.Msgs,
-			Bytes:        info.State.Bytes,
-			History:      int(info.Config.MaxMsgsPerSubject),
-			TTL:          info.Config.MaxAge,
-			MaxValueSize: max(int(info.Config.MaxMsgSize), 0),
-			MaxBytes:     max(info.Config.MaxBytes, 0),
-			Replicas:     info.Config.Replicas,
-			LastRevision: kv.Revision(info.State.LastSeq),
-		}
+		st = statusOf(bound.stream.CachedInfo())
 		return nil
 	})
 	return st, err
+}
+
+func statusOf(info *jetstream.StreamInfo) kv.Status {
+	c := configOf(info.Config)
+	return kv.Status{
+		Bucket:       c.Bucket,
+		Epoch:        epoch(info),
+		Values:       info.State.Msgs,
+		Bytes:        info.State.Bytes,
+		History:      c.History,
+		TTL:          c.TTL,
+		MaxValueSize: c.MaxValueSize,
+		MaxBytes:     c.MaxBytes,
+		Replicas:     c.Replicas,
+		LastRevision: kv.Revision(info.State.LastSeq),
+	}
 }
 
 // epoch is the time at which the stream was created.

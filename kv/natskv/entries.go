@@ -21,7 +21,7 @@ const opHeader = "KV-Operation"
 
 func (b *bucket) Get(ctx context.Context, key string) (kv.Entry, error) {
 	return b.get(ctx, "get", key, func(k *call, bound *binding) (*jetstream.RawStreamMsg, error) {
-		return bound.stream.GetLastMsgForSubject(k, bound.read+key)
+		return bound.stream.GetLastMsgForSubject(k, bound.prefix+key)
 	})
 }
 
@@ -32,7 +32,7 @@ func (b *bucket) GetRevision(ctx context.Context, key string, rev kv.Revision) (
 			return nil, kv.ErrKeyNotFound
 		}
 		m, err := bound.stream.GetMsg(k, uint64(rev))
-		if err == nil && m.Subject != bound.read+key {
+		if err == nil && m.Subject != bound.prefix+key {
 			return nil, kv.ErrKeyNotFound
 		}
 		return m, err
@@ -167,7 +167,10 @@ func (b *bucket) publish(ctx context.Context, what, key string, value []byte, he
 		Error *jetstream.APIError `json:"error"`
 	}
 	err := b.do(ctx, what, key, func(k *call, bound *binding) error {
-		msg := &nats.Msg{Subject: bound.write + key, Header: header, Data: value}
+		if bound.readOnly != nil {
+			return bound.readOnly
+		}
+		msg := &nats.Msg{Subject: bound.prefix + key, Header: header, Data: value}
 		reply, err := ask(k, msg)
 		if errors.Is(err, errBroken) {
 			return errUncertain // doing it again might undo what another did meanwhile
@@ -176,7 +179,7 @@ func (b *bucket) publish(ctx context.Context, what, key string, value []byte, he
 			return err
 		}
 		if err := json.Unmarshal(reply.Data, &ack); err != nil || ack.Error == nil && ack.Seq == 0 {
-			return fmt.Errorf("%w: the answer is not JetStream's", kv.ErrUnavailable)
+			return errNotJetStream
 		}
 		if ack.Error != nil {
 			return ack.Error
@@ -204,7 +207,7 @@ func ask(k *call, msg *nats.Msg) (reply *nats.Msg, err error) {
 func (b *bucket) newest(k *call, bound *binding, filter string) (kv.Entry, error) {
 	query, err := json.Marshal(struct {
 		Subject string `json:"last_by_subj"`
-	}{bound.read + filter})
+	}{bound.prefix + filter})
 	if err != nil {
 		return kv.Entry{}, err
 	}
@@ -222,7 +225,7 @@ func (b *bucket) newest(k *call, bound *binding, filter string) (kv.Entry, error
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return kv.Entry{}, fmt.Errorf("%w: the answer is not JetStream's", kv.ErrUnavailable)
+		return kv.Entry{}, errNotJetStream
 	}
 	if answer.Error != nil {
 		return kv.Entry{}, answer.Error
@@ -233,14 +236,14 @@ func (b *bucket) newest(k *call, bound *binding, filter string) (kv.Entry, error
 			return kv.Entry{}, fmt.Errorf("%w: the headers cannot be read", kv.ErrUnavailable)
 		}
 	}
-	return b.entry(strings.TrimPrefix(answer.Message.Subject, bound.read), m), nil
+	return b.entry(strings.TrimPrefix(answer.Message.Subject, bound.prefix), m), nil
 }
 
 func (b *bucket) History(ctx context.Context, key string) ([]kv.Entry, error) {
 	var entries []kv.Entry
 	for from := uint64(1); ; {
 		e, err := b.get(ctx, "history of", key, func(k *call, bound *binding) (*jetstream.RawStreamMsg, error) {
-			return bound.stream.GetMsg(k, from, jetstream.WithGetMsgSubject(bound.read+key))
+			return bound.stream.GetMsg(k, from, jetstream.WithGetMsgSubject(bound.prefix+key))
 		})
 		switch {
 		case err == nil, errors.Is(err, kv.ErrKeyDeleted):

@@ -16,10 +16,12 @@ import (
 // jetstream gives no name.
 const (
 	codeAccountLimits  = 10002
+	codeNoPeers        = 10005
 	codeMemoryLimits   = 10028
 	codeStorageLimits  = 10047
 	codeStreamCreate   = 10049
 	codeInvalidConfig  = 10052
+	codeNoCluster      = 10074
 	codeStoreFailed    = 10077
 	codeMaxStreamBytes = 10122
 )
@@ -49,6 +51,8 @@ func translate(err error) error {
 	switch api.ErrorCode {
 	case jetstream.JSErrCodeStreamNotFound:
 		return kv.ErrBucketNotFound
+	case jetstream.JSErrCodeStreamNameInUse:
+		return kv.ErrBucketExists
 	case jetstream.JSErrCodeMessageNotFound:
 		return kv.ErrKeyNotFound
 	case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
@@ -63,10 +67,25 @@ func translate(err error) error {
 			return fmt.Errorf("%w: %s", kv.ErrBucketFull, api.Description)
 		}
 	}
-	if api.Code >= 500 && api.ErrorCode != codeInvalidConfig {
+	if api.ErrorCode == codeInvalidConfig {
+		return fmt.Errorf("%w: %s", kv.ErrInvalidConfig, api.Description)
+	}
+	if api.Code >= 500 {
 		return fmt.Errorf("%w: %s", kv.ErrUnavailable, api.Description)
 	}
 	return errors.New(api.Description)
+}
+
+// errNotJetStream is an answer that cannot be read.
+var errNotJetStream = fmt.Errorf("%w: the answer is not JetStream's", kv.ErrUnavailable)
+
+// errorCode is the code of an error that the server has answered, or 0.
+func errorCode(err error) jetstream.ErrorCode {
+	var js jetstream.JetStreamError
+	if !errors.As(err, &js) || js.APIError() == nil {
+		return 0
+	}
+	return js.APIError().ErrorCode
 }
 
 // known says whether err is one of package kv already.
@@ -75,6 +94,7 @@ func known(err error) bool {
 		kv.ErrBucketNotFound, kv.ErrBucketExists, kv.ErrInvalidBucket,
 		kv.ErrKeyNotFound, kv.ErrKeyExists, kv.ErrInvalidKey, kv.ErrWrongRevision,
 		kv.ErrValueTooLarge, kv.ErrBucketFull, kv.ErrPermission, kv.ErrUnavailable,
+		kv.ErrReadOnly, kv.ErrReplicas, kv.ErrUnsupported, kv.ErrBackup, kv.ErrInvalidConfig,
 	} {
 		if errors.Is(err, k) {
 			return true

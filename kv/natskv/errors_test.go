@@ -238,8 +238,8 @@ func TestTogetherWithNatsGo(t *testing.T) {
 	js := jetStream(t, nc)
 	c := newClient(t, nc, quick)
 	ctx := t.Context()
-	ours := newBucket(t, c, natskv.Config{Bucket: "TEST", History: 3})
 	// It would refuse another configuration than its own.
+	ours := newBucket(t, c, natskv.Config{Bucket: "TEST", History: 3, NoTxn: true, NoKeyTTL: true})
 	theirs, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "TEST", History: 3})
 	check(t, err)
 	check(t, c.CreateBucket(ctx, natskv.Config{Bucket: "TEST", History: 3}))
@@ -380,7 +380,11 @@ func TestOtherStreams(t *testing.T) {
 		check(t, err)
 		r := kvtest.Record(t, b, kv.WatchOptions{Filters: []string{"a"}})
 		r.WaitState(map[string]string{"a": "1"})
-		put(t, b, "a", "2")
+		_, err = b.Put(t.Context(), "a", []byte("2"))
+		if !errors.Is(err, kv.ErrReadOnly) || !strings.Contains(err.Error(), "ORIGIN") {
+			t.Errorf("put into a mirror: %v", err)
+		}
+		put(t, origin, "a", "2")
 		r.WaitState(map[string]string{"a": "2"})
 		e, err := b.Get(t.Context(), "a")
 		check(t, err)

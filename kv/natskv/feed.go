@@ -363,7 +363,7 @@ func (f *feed) fewer(k *call, bound *binding, filters []string, known uint64, be
 	var counted uint64
 	for _, filter := range filters {
 		err := k.request(func() error {
-			info, err := bound.stream.Info(k, jetstream.WithSubjectFilter(bound.read+filter))
+			info, err := bound.stream.Info(k, jetstream.WithSubjectFilter(bound.prefix+filter))
 			if err == nil {
 				counted += uint64(len(info.State.Subjects))
 			}

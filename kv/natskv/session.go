@@ -76,7 +76,7 @@ func newSession(b *bucket, bound *binding, taken func(map[string]kv.Entry), live
 func (s *session) open(k *call, filters []string, headersOnly bool) error {
 	subjects := make([]string, len(filters))
 	for i, f := range filters {
-		subjects[i] = s.bound.read + f
+		subjects[i] = s.bound.prefix + f
 	}
 	inbox := k.client.nc.NewInbox()
 	sub, err := k.client.nc.Subscribe(inbox, s.deliver)
@@ -155,7 +155,7 @@ func (s *session) deliver(msg *nats.Msg) {
 	}
 	s.received++
 	s.high = max(s.high, meta.Sequence.Stream)
-	key := strings.TrimPrefix(msg.Subject, s.bound.read)
+	key := strings.TrimPrefix(msg.Subject, s.bound.prefix)
 	entry := kv.Entry{
 		Bucket:    s.b.name,
 		Key:       key,

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,11 +84,11 @@ func TestRandomSchedules(t *testing.T) {
 	}
 }
 
-// schedule is a random schedule and what came of it. Its fields are owned by the test
-// and by the one command that may run at any time; nothing runs while the test does.
+// schedule is a random schedule and what came of it.
 type schedule struct {
 	t       *testing.T
-	random  *rand.Rand
+	seed    uint64
+	random  *rand.Rand // of the test's own goroutine
 	name    string
 	dir     string
 	store   *memkv.Store
@@ -95,7 +96,10 @@ type schedule struct {
 	created bool
 	m       *machine.Machine
 	stop    func()
-	log     []string
+
+	mu       sync.Mutex // guards what follows: the machine's goroutines tell it, too
+	log      []string
+	commands uint64
 
 	// What the oracle knows.
 	settled   map[string]string          // the keys whose last change is settled, with their values
@@ -119,17 +123,30 @@ func newSchedule(t *testing.T, seed uint64, name string) *schedule {
 	}
 
 	return &schedule{
-		t: t, random: rand.New(rand.NewPCG(seed, 1)), name: name, dir: dir, store: memkv.New(),
+		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 1)), name: name, dir: dir, store: memkv.New(),
 		settled: map[string]string{}, acted: map[string]string{},
 	}
 }
 
 func (s *schedule) say(format string, args ...any) {
-	s.log = append(s.log, fmt.Sprintf(format, args...))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note(format, args...)
 }
 
 func (s *schedule) complain(format string, args ...any) {
-	s.say(format, args...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.object(format, args...)
+}
+
+// note and object are say and complain for those who have the lock.
+func (s *schedule) note(format string, args ...any) {
+	s.log = append(s.log, fmt.Sprintf(format, args...))
+}
+
+func (s *schedule) object(format string, args ...any) {
+	s.note(format, args...)
 	if s.complaint == "" {
 		s.complaint = fmt.Sprintf(format, args...)
 	}
@@ -222,9 +239,11 @@ func (s *schedule) create() {
 
 func (s *schedule) start() {
 	s.say("start")
+	s.mu.Lock()
 	if s.name != "resume" {
 		clear(s.acted) // what was not settled will be repeated
 	}
+	s.mu.Unlock()
 	kinds := append(slices.Clone(testKinds), watchers.Kind{Name: "job", New: func() watchers.Properties { return &job{s} }})
 	m, err := machine.Parse("machine.yaml", []byte(randomManifests[s.name]), kinds)
 	if err != nil {
@@ -234,7 +253,9 @@ func (s *schedule) start() {
 		Dir:    s.dir,
 		Bucket: s.store.Bucket,
 		OnStep: func(step machine.Step) {
-			s.say("  %s --%s--> %s", step.From, step.Event, step.To)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.note("  %s --%s--> %s", step.From, step.Event, step.To)
 			switch {
 			case step.To == "DEPLOY":
 				s.steps++
@@ -266,10 +287,12 @@ func (s *schedule) crash() {
 		return
 	}
 	synctest.Wait()
-	kept, before := copyFolder(s.t, s.dir), *s
-	before.settled = maps.Clone(s.settled)
+	kept := copyFolder(s.t, s.dir)
+	s.mu.Lock()
+	settled, steps, owed, log := maps.Clone(s.settled), s.steps, s.owed, s.log
+	s.mu.Unlock()
 	s.stop()
-	s.settled, s.steps, s.owed, s.log = before.settled, before.steps, before.owed, before.log
+	s.settled, s.steps, s.owed, s.log = settled, steps, owed, log
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Fatal(err)
 	}
@@ -393,25 +416,7 @@ func (j *jobWatcher) Run(ctx context.Context, report watchers.Report) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	view := j.env.Data()
-	now := s.text(keysOf(view))
-	s.say("    command: %s, %s", now, visit.Cause.String())
-	news := false
-	for _, change := range visit.Changes {
-		value, has := keysOf(view)[change.Key]
-		if has != (change.Operation == "put") && visit.Cause == watchers.Stepped {
-			s.complain("promise 5: after a %s of %s the command has %s", change.Operation, change.Key, now)
-		}
-		settled, known := s.settled[change.Key]
-		news = news || !known || settled != string(value) || string(s.had[change.Key]) != string(value)
-		s.acted[change.Key] = string(value)
-	}
-	if visit.Cause == watchers.Stepped && !news && s.steps == 1 {
-		s.complain("promise 3: a command begins with %s for %v, which is settled", now, visit.Changes)
-	}
-
-	takes := []time.Duration{0, time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[s.random.IntN(4)]
-	outcome := []watchers.Outcome{watchers.Success, watchers.Failure}[s.random.IntN(2)]
+	takes, outcome := s.command(visit, keysOf(j.env.Data()))
 	select {
 	case <-time.After(takes):
 		_ = report(watchers.Observation{Outcome: outcome})
@@ -419,4 +424,31 @@ func (j *jobWatcher) Run(ctx context.Context, report watchers.Report) error {
 	}
 
 	return nil
+}
+
+// command holds what a command has against the oracle, and returns what it does.
+func (s *schedule) command(visit watchers.Visit, data map[string]json.RawMessage) (time.Duration, watchers.Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.text(data)
+	s.note("    command: %s, %s", now, visit.Cause)
+	news := false
+	for _, change := range visit.Changes {
+		value, has := data[change.Key]
+		if has != (change.Operation == "put") && visit.Cause == watchers.Stepped {
+			s.object("promise 5: after a %s of %s the command has %s", change.Operation, change.Key, now)
+		}
+		settled, known := s.settled[change.Key]
+		news = news || !known || settled != string(value) || string(s.had[change.Key]) != string(value)
+		s.acted[change.Key] = string(value)
+	}
+	if visit.Cause == watchers.Stepped && !news && s.steps == 1 {
+		s.object("promise 3: a command begins with %s for %v, which is settled", now, visit.Changes)
+	}
+
+	s.commands++
+	random := rand.New(rand.NewPCG(s.seed, 1+s.commands))
+	takes := []time.Duration{0, time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[random.IntN(4)]
+
+	return takes, []watchers.Outcome{watchers.Success, watchers.Failure}[random.IntN(2)]
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/keyturn-io/keyturn/broker"
@@ -41,7 +43,7 @@ transitions:
 - {name: update, from: [WAIT], destination: DEPLOY}
 - {name: deployed, from: [DEPLOY], destination: WAIT}
 watchers:
-- {name: watch, type: kv, state_match: [WAIT], success_transition: update, properties: {bucket: BENCH, key: ours, mode: watch}}
+- {name: watch, type: kv, state_match: [WAIT], success_transition: update, properties: {bucket: BENCH, key: %s, mode: watch}}
 - {name: deploy, type: exec, state_match: [DEPLOY], success_transition: deployed, properties: {command: [%q]}}
 `
 
@@ -49,6 +51,7 @@ watchers:
 type rig struct {
 	b       *testing.B
 	program string
+	conn    *nats.Conn
 	client  *natskv.Client
 	bucket  jetstream.KeyValue
 	js      jetstream.JetStream
@@ -83,7 +86,7 @@ func newRig(b *testing.B) *rig {
 		b.Fatal(err)
 	}
 
-	return &rig{b, program, client, bucket, js}
+	return &rig{b, program, store.Conn(), client, bucket, js}
 }
 
 // put puts a new value and returns when that began.
@@ -162,15 +165,15 @@ func (r running) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// machine starts a machine that runs the program for each change of the key "ours".
-// It returns when the machine watches.
-func (r *rig) machine() running {
-	seen := running{updated: make(chan time.Time, 1000), deployed: make(chan time.Time, 1000), began: make(chan time.Time, 1000)}
-	manifest, err := machine.Parse("bench", fmt.Appendf(nil, benchManifest, r.program), builtin.Kinds())
+// machine starts a machine that runs the program for each change of a key. It returns
+// when the machine watches.
+func (r *rig) machine(key string) running {
+	seen := running{updated: make(chan time.Time, 64), deployed: make(chan time.Time, 64), began: make(chan time.Time, 64)}
+	manifest, err := machine.Parse("bench", fmt.Appendf(nil, benchManifest, key, r.program), builtin.Kinds())
 	if err != nil {
 		r.b.Fatal(err)
 	}
-	ready := make(chan struct{}, 1000)
+	ready := make(chan struct{}, 64)
 	m, err := machine.New(manifest, machine.Options{
 		Dir:    r.b.TempDir(),
 		Bucket: r.client.Bucket,
@@ -221,13 +224,10 @@ func BenchmarkPutToCommand(b *testing.B) {
 			if ours.stop != nil {
 				ours.stop()
 			}
-			if _, err := r.client.Bucket("BENCH"); err != nil {
-				b.Fatal(err)
-			}
 			if err := r.bucket.Purge(b.Context(), "ours"); err != nil {
 				b.Fatal(err)
 			}
-			ours = r.machine()
+			ours = r.machine("ours")
 		}
 		began := r.put("raw")
 		add("raw", (<-delivered).Sub(began))
@@ -251,10 +251,7 @@ func BenchmarkPutToCommand(b *testing.B) {
 	}
 	ours.stop()
 
-	at := func(name string, q float64) float64 {
-		slices.Sort(samples[name])
-		return float64(samples[name][int(q*float64(len(samples[name])-1))])
-	}
+	at := func(name string, q float64) float64 { return quantile(samples[name], q) }
 	for name := range samples {
 		b.ReportMetric(at(name, 0.5)/1e3, name+"-p50-µs")
 		b.ReportMetric(at(name, 0.99)/1e3, name+"-p99-µs")
@@ -263,6 +260,96 @@ func BenchmarkPutToCommand(b *testing.B) {
 	b.ReportMetric(at("command", 0.5)/at("peer", 0.5), "command/peer-p50")
 	b.ReportMetric(at("command", 0.99)/at("peer", 0.99), "command/peer-p99")
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkManyWatchers measures from a put to the step and to the command of the one
+// machine that it is for, among 1, 100 and 1 000 that each watch a key of the bucket,
+// and what all of them cost while nothing happens.
+func BenchmarkManyWatchers(b *testing.B) {
+	r := newRig(b)
+	p50 := map[int]float64{}
+	for _, n := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r.b = b
+			before := heap()
+			var all []running
+			restart := func() {
+				for _, m := range all {
+					m.stop()
+				}
+				all = all[:0]
+				for i := range n {
+					key := fmt.Sprintf("many.%d.%d", n, i)
+					if err := r.bucket.Purge(b.Context(), key); err != nil {
+						b.Fatal(err)
+					}
+					all = append(all, r.machine(key))
+				}
+			}
+			restart()
+			each := float64(heap()-before) / float64(n)
+			requests, consumers := r.idle()
+
+			var steps, commands []time.Duration
+			for i := 0; b.Loop(); i++ {
+				if i > 0 && i%(20*n) == 0 { // a machine that steps more than 50 times a minute is slowed down
+					restart()
+				}
+				m := all[i%n]
+				began := r.put(fmt.Sprintf("many.%d.%d", n, i%n))
+				steps = append(steps, (<-m.updated).Sub(began))
+				commands = append(commands, (<-m.began).Sub(began))
+				<-m.deployed
+			}
+			for _, m := range all {
+				m.stop()
+			}
+
+			p50[n] = quantile(steps, 0.5)
+			b.ReportMetric(p50[n]/1e3, "step-p50-µs")
+			b.ReportMetric(quantile(steps, 0.99)/1e3, "step-p99-µs")
+			b.ReportMetric(quantile(commands, 0.5)/1e3, "command-p50-µs")
+			b.ReportMetric(quantile(commands, 0.99)/1e3, "command-p99-µs")
+			b.ReportMetric(p50[n]/p50[1], "step/one-watcher-p50")
+			b.ReportMetric(consumers, "consumers")
+			b.ReportMetric(requests, "idle-requests/s")
+			b.ReportMetric(each/1024, "KiB/machine")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// idle returns what the broker is asked in a second in which nothing happens, and
+// how many consumers the bucket has.
+func (r *rig) idle() (requests, consumers float64) {
+	stream, err := r.js.Stream(r.b.Context(), "KV_BENCH")
+	if err != nil {
+		r.b.Fatal(err)
+	}
+	const seconds = 5
+	before := r.conn.Stats().OutMsgs
+	<-time.After(seconds * time.Second)
+	requests = float64(r.conn.Stats().OutMsgs-before) / seconds
+	info, err := stream.Info(r.b.Context())
+	if err != nil {
+		r.b.Fatal(err)
+	}
+
+	return requests, float64(info.State.Consumers)
+}
+
+// heap returns the bytes of the heap that are in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+
+	return m.HeapAlloc
+}
+
+func quantile(samples []time.Duration, q float64) float64 {
+	slices.Sort(samples)
+	return float64(samples[int(q*float64(len(samples)-1))])
 }
 
 // BenchmarkBurst puts 200 values in a row: how many commands run, and how long after
@@ -276,7 +363,7 @@ func BenchmarkBurst(b *testing.B) {
 		if err := r.bucket.Purge(b.Context(), "ours"); err != nil {
 			b.Fatal(err)
 		}
-		ours := r.machine()
+		ours := r.machine("ours")
 		began := time.Now()
 		for range puts {
 			r.put("ours")

@@ -37,6 +37,7 @@ import (
 //	clear BUCKET            remove all entries without a marker
 //	backup, restore BUCKET  what it holds; restore brings that back
 //	down, up [BUCKET]       the bucket, or all of the store, is away, is back
+//	hint SUBJECT            publish a message that hints at a change
 //	fire EVENT              as an operator does
 //	wait DURATION           let time pass
 //	status                  tell what the machine says of itself
@@ -151,6 +152,8 @@ func (p *play) line(line string) {
 		p.backups[words[1]], err = p.store.Backup(words[1])
 	case "restore":
 		p.store.Restore(p.backups[words[1]])
+	case "hint":
+		p.store.Hint(words[1])
 	case "down":
 		p.store.Down(strings.Fields(words[1])...)
 	case "up":
@@ -218,19 +221,22 @@ func (p *play) start() {
 // that watchers that begin at the same time report in the same order each time.
 func (p *play) bucket(name string) (kv.Bucket, error) {
 	b, err := p.store.Bucket(name)
-	return slowBucket{b}, err
+	if err != nil {
+		return nil, err
+	}
+	return slowBucket{b.(kv.Hinter)}, nil
 }
 
-type slowBucket struct{ kv.Bucket }
+type slowBucket struct{ kv.Hinter }
 
 func (b slowBucket) Get(ctx context.Context, key string) (kv.Entry, error) {
 	time.Sleep(time.Duration(len(b.Name())))
-	return b.Bucket.Get(ctx, key)
+	return b.Hinter.Get(ctx, key)
 }
 
 func (b slowBucket) Watch(ctx context.Context, opts kv.WatchOptions) iter.Seq2[kv.Event, error] {
 	time.Sleep(time.Duration(len(b.Name())))
-	return b.Bucket.Watch(ctx, opts)
+	return b.Hinter.Watch(ctx, opts)
 }
 
 func (p *play) stop() {

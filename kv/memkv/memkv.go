@@ -24,6 +24,8 @@ type Store struct {
 	down    bool      // all of it
 	epochs  int       // lives that buckets have begun
 	last    time.Time // the newest Created given out
+
+	listeners map[*listener]bool
 }
 
 // Config is how a bucket behaves. The zero value keeps one entry for each key

@@ -36,6 +36,7 @@ type Properties struct {
 	OnMatchingUpdate bool               `json:"on_matching_update"`
 	Query            Query              `json:"query"`
 	HieraConfig      bool               `json:"hiera_config"`
+	RepublishTrigger datalayer.Template `json:"republish_trigger"`
 	OnMissing        OnMissing          `json:"on_missing"`
 }
 
@@ -115,6 +116,9 @@ func (p *Properties) Check(s watchers.Settings) []watchers.Problem {
 		case s.Interval < leastInterval:
 			problem("", "mode poll wants an interval of 1s or more: add interval: 10s to the watcher, or set mode: watch")
 		}
+	}
+	if p.Mode == Watch && !p.RepublishTrigger.IsZero() {
+		problem("republish_trigger", "republish_trigger is for mode poll: in mode watch the bucket tells by itself")
 	}
 	if p.DebounceMax != 0 && p.DebounceMax < p.Debounce {
 		problem("debounce_max", "debounce_max is shorter than debounce")

@@ -38,6 +38,10 @@ var _ watchers.Watcher = (*watcher)(nil)
 // Run watches until ctx is done, session by session: each begins with all that the
 // bucket holds. A poll is a session, and so is the time between two reconciles.
 func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
+	hints, err := w.hints(ctx)
+	if err != nil {
+		return err
+	}
 	var b *book
 	for ctx.Err() == nil {
 		t, err := w.target(w.env.Scope())
@@ -47,7 +51,7 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 		if b == nil || b.target != t {
 			b = newBook(w, t)
 		}
-		if err := w.session(ctx, b, report); err != nil && ctx.Err() == nil {
+		if err := w.session(ctx, b, hints, report); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -55,14 +59,40 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 	return nil
 }
 
+// hints listens for messages that hint at a change; without a republish_trigger there
+// are none.
+func (w *watcher) hints(ctx context.Context) (<-chan struct{}, error) {
+	if w.RepublishTrigger.IsZero() {
+		return nil, nil
+	}
+	subject, err := w.RepublishTrigger.Expand(w.env.Scope())
+	if err != nil {
+		return nil, fmt.Errorf("property republish_trigger: %w", err)
+	}
+	t, err := w.target(w.env.Scope())
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := w.env.Bucket(t.bucket)
+	if err != nil {
+		return nil, err
+	}
+	hinter, ok := bucket.(kv.Hinter)
+	if !ok {
+		return nil, fmt.Errorf("property republish_trigger: bucket %s cannot listen for messages", t.bucket)
+	}
+
+	return hinter.Hints(ctx, subject)
+}
+
 // session follows the bucket from its beginning until the session ends.
-func (w *watcher) session(ctx context.Context, b *book, report watchers.Report) error {
+func (w *watcher) session(ctx context.Context, b *book, hints <-chan struct{}, report watchers.Report) error {
 	bucket, err := w.env.Bucket(b.target.bucket)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	told, ended := pump(ctx, w.events(ctx, bucket, b.target.filter))
+	told, ended := pump(ctx, w.events(ctx, bucket, b.target.filter, hints))
 	defer func() { cancel(); <-ended }()
 
 	b.begin()
@@ -146,11 +176,11 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 }
 
 // events returns what the bucket tells in one session.
-func (w *watcher) events(ctx context.Context, bucket kv.Bucket, filter string) iter.Seq2[kv.Event, error] {
+func (w *watcher) events(ctx context.Context, bucket kv.Bucket, filter string, hints <-chan struct{}) iter.Seq2[kv.Event, error] {
 	return func(yield func(kv.Event, error) bool) {
 		if w.Mode == Poll {
 			if poll(ctx, bucket, filter, yield) {
-				sleep(ctx, w.env.Interval)
+				sleep(ctx, w.env.Interval, hints)
 			}
 			return
 		}
@@ -188,10 +218,21 @@ func poll(ctx context.Context, bucket kv.Bucket, key string, yield func(kv.Event
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// hintPause is how often the bucket is asked at most when hints come without end,
+// which anybody may send.
+const hintPause = 50 * time.Millisecond
+
+// sleep waits for the next poll.
+func sleep(ctx context.Context, interval time.Duration, hints <-chan struct{}) {
+	began := time.Now()
 	select {
-	case <-time.After(d):
+	case <-time.After(interval):
 	case <-ctx.Done():
+	case <-hints:
+		select {
+		case <-time.After(hintPause - time.Since(began)):
+		case <-ctx.Done():
+		}
 	}
 }
 

@@ -1,0 +1,52 @@
+package natskv_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/kv/natskv"
+)
+
+func awaitHint(t *testing.T, what string, hints <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-hints:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("no hint after %s", what)
+	}
+}
+
+func TestHints(t *testing.T) {
+	b := startBroker(t)
+	nc := b.connect()
+	c := newClient(t, nc, quick)
+	bucket := newBucket(t, c, natskv.Config{Bucket: "CFG", RePublish: &natskv.RePublish{Source: ">", Destination: "changes.>"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	before := nc.NumSubscriptions()
+	hints, err := bucket.(kv.Hinter).Hints(ctx, "changes.>")
+	check(t, err)
+	check(t, nc.Flush())
+
+	put(t, bucket, "a", "1")
+	awaitHint(t, "a put", hints)
+	b.stop()
+	b.start()
+	awaitHint(t, "a restart of the server, in which messages may be missed", hints)
+	eventually(t, "a put after the restart is a hint", func() bool {
+		put(t, bucket, "a", "2")
+		select {
+		case <-hints:
+			return true
+		default:
+			return false
+		}
+	})
+
+	cancel()
+	eventually(t, "the subscription ends with its context", func() bool { return nc.NumSubscriptions() <= before })
+	if _, err := bucket.(kv.Hinter).Hints(t.Context(), "a b"); err == nil {
+		t.Error("an invalid subject is accepted")
+	}
+}

@@ -25,6 +25,16 @@ test: ## vet, and run all tests under the race detector
 	$(GO) vet ./...
 	$(GO) test -race ./...
 
+SCHEDULES ?= 100000
+CRASHES ?= 10000
+STEPS ?= 500
+
+.PHONY: torture
+torture: ## play random schedules, crashes and faults for hours
+	KEYTURN_SCHEDULES=$(SCHEDULES) $(GO) test -count=1 -timeout 0 -run TestRandomSchedules -v ./machine
+	KEYTURN_CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 0 -run TestCrashAnywhere -v .
+	$(GO) test -count=1 -timeout 0 -run TestTorture -v ./kv/natskv -args -torture $(STEPS)
+
 .PHONY: lint
 lint: ## gofmt and staticcheck
 	@unformatted=$$(gofmt -l .); \

@@ -115,6 +115,20 @@ type Bucket interface {
 	Status(ctx context.Context) (Status, error)
 }
 
+// Expirer is a Bucket in which a single value can have an end. Both methods take a
+// ttl of a second or more, else they return ErrInvalidConfig, and ErrUnsupported when
+// the bucket is not set to do so. What has expired is gone without a marker, unless
+// the bucket is set to leave one.
+type Expirer interface {
+	Bucket
+
+	// PutTTL is Put of a value that expires.
+	PutTTL(ctx context.Context, key string, value []byte, ttl time.Duration) (Revision, error)
+
+	// CreateTTL is Create of a value that expires.
+	CreateTTL(ctx context.Context, key string, value []byte, ttl time.Duration) (Revision, error)
+}
+
 // WatchOptions says what to watch. The zero value is the newest entry of every
 // key and all that follows.
 type WatchOptions struct {

@@ -63,7 +63,10 @@ type binding struct {
 	readOnly error  // nil unless it is a mirror
 }
 
-var _ kv.Bucket = (*bucket)(nil)
+var (
+	_ kv.Bucket  = (*bucket)(nil)
+	_ kv.Expirer = (*bucket)(nil)
+)
 
 func (b *bucket) Name() string { return b.name }
 

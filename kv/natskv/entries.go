@@ -103,8 +103,28 @@ func (b *bucket) Put(ctx context.Context, key string, value []byte) (kv.Revision
 	return b.publish(ctx, "put", key, value, nil)
 }
 
+func (b *bucket) PutTTL(ctx context.Context, key string, value []byte, ttl time.Duration) (kv.Revision, error) {
+	header, err := expiring(ttl)
+	if err != nil {
+		return 0, err
+	}
+	return b.publish(ctx, "put", key, value, header)
+}
+
 func (b *bucket) Create(ctx context.Context, key string, value []byte) (kv.Revision, error) {
-	rev, err := b.publish(ctx, "create", key, value, expecting(0))
+	return b.create(ctx, key, value, nil)
+}
+
+func (b *bucket) CreateTTL(ctx context.Context, key string, value []byte, ttl time.Duration) (kv.Revision, error) {
+	header, err := expiring(ttl)
+	if err != nil {
+		return 0, err
+	}
+	return b.create(ctx, key, value, header)
+}
+
+func (b *bucket) create(ctx context.Context, key string, value []byte, header nats.Header) (kv.Revision, error) {
+	rev, err := b.publish(ctx, "create", key, value, merge(header, expecting(0)))
 	if !errors.Is(err, kv.ErrWrongRevision) {
 		return rev, err
 	}
@@ -115,7 +135,7 @@ func (b *bucket) Create(ctx context.Context, key string, value []byte) (kv.Revis
 		return err
 	})
 	if err == nil && last.Operation != kv.OpPut {
-		rev, err = b.publish(ctx, "create", key, value, expecting(last.Revision))
+		rev, err = b.publish(ctx, "create", key, value, merge(header, expecting(last.Revision)))
 	} else if err == nil || errors.Is(err, kv.ErrKeyNotFound) {
 		err = kv.ErrWrongRevision
 	}
@@ -130,28 +150,54 @@ func (b *bucket) Update(ctx context.Context, key string, value []byte, last kv.R
 }
 
 func (b *bucket) Delete(ctx context.Context, key string, last kv.Revision) error {
-	return b.mark(ctx, "delete", key, last, nats.Header{opHeader: {string(kv.OpDelete)}})
+	return b.mark(ctx, "delete", key, last, kv.OpDelete)
 }
 
 func (b *bucket) Purge(ctx context.Context, key string, last kv.Revision) error {
-	return b.mark(ctx, "purge", key, last, nats.Header{
-		opHeader:            {string(kv.OpPurge)},
-		jetstream.MsgRollup: {jetstream.MsgRollupSubject},
-	})
+	return b.mark(ctx, "purge", key, last, kv.OpPurge)
 }
 
-func (b *bucket) mark(ctx context.Context, what, key string, last kv.Revision, header nats.Header) error {
+func (b *bucket) mark(ctx context.Context, what, key string, last kv.Revision, op kv.Operation) error {
+	header := marking(op)
 	if last > 0 {
-		maps.Copy(header, expecting(last))
+		header = merge(header, expecting(last))
 	}
 	_, err := b.publish(ctx, what, key, nil, header)
 	return err
+}
+
+// marking is the header of a marker.
+func marking(op kv.Operation) nats.Header {
+	header := nats.Header{opHeader: {string(op)}}
+	if op == kv.OpPurge {
+		header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	}
+	return header
 }
 
 // expecting is the header that makes the server refuse a message unless last is
 // the newest revision of its key, or there is none if last is 0.
 func expecting(last kv.Revision) nats.Header {
 	return nats.Header{jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(uint64(last), 10)}}
+}
+
+// expiring is the header that makes the server remove a message after a while; for 0
+// there is none.
+func expiring(ttl time.Duration) (nats.Header, error) {
+	switch {
+	case ttl == 0:
+		return nil, nil
+	case ttl < time.Second:
+		return nil, fmt.Errorf("%w: a key for %s, the least is a second", kv.ErrInvalidConfig, ttl)
+	}
+	return nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}, nil
+}
+
+func merge(a, b nats.Header) nats.Header {
+	merged := nats.Header{}
+	maps.Copy(merged, a)
+	maps.Copy(merged, b)
+	return merged
 }
 
 // errUncertain is all that can be said of a change whose answer was lost.

@@ -24,6 +24,10 @@ const (
 	codeNoCluster      = 10074
 	codeStoreFailed    = 10077
 	codeMaxStreamBytes = 10122
+	codeNoKeyTTL       = 10166
+	codeNoTxn          = 10174
+	codeTxnHeader      = 10177
+	codeTxnTooLarge    = 10199
 )
 
 // translate turns an error of NATS into one of package kv. What it does not know
@@ -61,6 +65,12 @@ func translate(err error) error {
 		return kv.ErrValueTooLarge
 	case codeAccountLimits, codeMemoryLimits, codeStorageLimits, codeMaxStreamBytes:
 		return fmt.Errorf("%w: %s", kv.ErrBucketFull, api.Description)
+	case codeNoKeyTTL:
+		return fmt.Errorf("%w: the bucket is not set to take keys with a TTL of their own", kv.ErrUnsupported)
+	case codeNoTxn:
+		return errNoTxn
+	case codeTxnHeader, codeTxnTooLarge:
+		return fmt.Errorf("%w: %s", kv.ErrUnsupported, api.Description)
 	case codeStoreFailed:
 		// A full bucket has no code of its own.
 		if strings.HasPrefix(api.Description, "maximum ") {

@@ -1,0 +1,73 @@
+package natskv
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/keyturn-io/keyturn/kv"
+)
+
+// PurgeAll removes all entries of a bucket and leaves no markers. A watch of ours
+// tells what was there as missing; those of other clients tell nothing. It returns
+// kv.ErrReadOnly for a mirror, whose entries would not come again.
+func (c *Client) PurgeAll(ctx context.Context, name string) error {
+	return c.purge(ctx, "purge", name, func(b *bucket, k *call, _ *binding) error {
+		return api(k, "STREAM.PURGE."+b.stream, nil, nil)
+	})
+}
+
+// Compact removes what deleted and purged keys have left: their history, and their
+// markers too where these are older than an age, so that everybody has seen them. It
+// returns how many markers it has removed. What was put meanwhile stays.
+func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (removed int, err error) {
+	var markers []kv.Entry
+	err = c.purge(ctx, "compact", name, func(b *bucket, k *call, bound *binding) error {
+		entries, err := b.snapshot(k, bound, nil)
+		for _, e := range entries {
+			if e.Operation != kv.OpPut {
+				markers = append(markers, e)
+			}
+		}
+		return err
+	})
+	slices.SortFunc(markers, func(a, b kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
+	for _, marker := range markers {
+		// The server purges up to a revision, without that.
+		old := time.Since(marker.Created) >= age
+		before := marker.Revision
+		if old {
+			before++
+		} else if marker.Operation == kv.OpPurge {
+			continue // it has no history
+		}
+		err = c.purge(ctx, "compact", name, func(b *bucket, k *call, bound *binding) error {
+			return api(k, "STREAM.PURGE."+b.stream, struct {
+				Filter string      `json:"filter"`
+				Before kv.Revision `json:"seq"`
+			}{bound.prefix + marker.Key, before}, nil)
+		})
+		if err != nil {
+			break
+		}
+		if old {
+			removed++
+		}
+	}
+	return removed, err
+}
+
+// purge runs f on a bucket that is not a mirror.
+func (c *Client) purge(ctx context.Context, what, name string, f func(*bucket, *call, *binding) error) error {
+	b, err := c.bucket(name)
+	if err != nil {
+		return err
+	}
+	return b.do(ctx, what, "", func(k *call, bound *binding) error {
+		if bound.readOnly != nil {
+			return bound.readOnly
+		}
+		return f(b, k, bound)
+	})
+}

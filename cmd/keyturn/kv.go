@@ -17,7 +17,12 @@ func (a *app) kvCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "kv",
 		Short: "Put keys into buckets, and get them",
-	}, a.kvAddCommand(), a.kvDelCommand(), a.kvGetCommand(), a.kvPutCommand())
+	},
+		a.kvAddCommand(), a.kvAPICommand(), a.kvCreateCommand(), a.kvDelCommand(), a.kvEditCommand(), a.kvGetCommand(),
+		a.kvHistoryCommand(), a.kvInfoCommand(),
+		a.kvKeysCommand(), a.kvLsCommand(), a.kvPurgeCommand(), a.kvPutCommand(), a.kvRevertCommand(), a.kvRmCommand(),
+		a.kvUpdateCommand(), a.kvWatchCommand(),
+	)
 }
 
 // jsonEntry is an entry as --json prints it.
@@ -40,6 +45,28 @@ func newJSONEntry(e kv.Entry) jsonEntry {
 		j.Value, j.Encoding = base64.StdEncoding.EncodeToString(e.Value), "base64"
 	}
 	return j
+}
+
+// printEntries prints entries as JSON.
+func (a *app) printEntries(entries []kv.Entry) error {
+	list := []jsonEntry{}
+	for _, e := range entries {
+		list = append(list, newJSONEntry(e))
+	}
+	return a.print("%s", jsonLine(list))
+}
+
+// completeBucket completes the name of a bucket.
+func (a *app) completeBucket(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeKey(cmd, args, typed)
+}
+
+// completeBucketName completes the name of a bucket as the value of a flag.
+func (a *app) completeBucketName(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.completeKey(cmd, nil, typed)
 }
 
 // completeKey completes the name of a bucket and then of a key in it.

@@ -1,111 +1,124 @@
 package main
 
 import (
-	"fmt"
-	"time"
+	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/natskv"
-	"github.com/keyturn-io/keyturn/watchers"
 )
 
 func (a *app) kvAddCommand() *cobra.Command {
 	var (
-		cfg     natskv.Config
-		ttl     duration
-		storage string
-		value   int32
+		settings     bucketFlags
+		storage      string
+		mirror       string
+		mirrorDomain string
 	)
 	cmd := &cobra.Command{
-		Use:     "add BUCKET",
-		Short:   "Create a bucket",
-		Long:    "Create a bucket. It is no error that there is one with the same settings.",
-		Example: "  keyturn kv add CFG --history 10",
-		Args:    between(1, 1),
+		Use:   "add BUCKET",
+		Short: "Create a bucket",
+		Long: `Create a bucket. It is no error that there is one with the same settings.
+
+A bucket with --mirror is a replica of another one that can only be read, for those who
+are far from its origin. Unless it is told otherwise it keeps as much as the origin does.`,
+		Example: `  keyturn kv add CFG --history 10
+  keyturn kv add SESSIONS --ttl 12h --max-bucket-size 1GB
+  keyturn kv add CFG_EU --mirror CFG --cluster eu`,
+		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
+			cfg := natskv.Config{Bucket: args[0], History: defaultHistory, Replicas: 1, Memory: storage == "memory"}
 			switch {
-			case cfg.History < 1 || cfg.History > 64:
-				return wrong("--history must be from 1 to 64")
-			case cfg.Replicas < 1 || cfg.Replicas > 5:
-				return wrong("--replicas must be from 1 to 5")
-			case value < 0 || cfg.MaxBytes < 0:
-				return wrong("a size in bytes cannot be less than 0")
 			case storage != "file" && storage != "memory":
 				return wrong("--storage must be file or memory")
 			case storage == "memory" && a.server == "":
 				return wrong("--storage memory is of use with --server only: the store on this host ends with the last process that uses it")
+			case mirrorDomain != "" && mirror == "":
+				return wrong("--mirror-domain needs --mirror")
 			}
-			cfg.Bucket, cfg.TTL, cfg.MaxValueSize, cfg.Memory = args[0], time.Duration(ttl), int(value), storage == "memory"
-			return a.kvAdd(cmd, cfg)
+			if mirror != "" {
+				cfg.History = 0
+				o := origin(mirror)
+				if mirrorDomain != "" {
+					o.Domain = mirrorDomain
+				}
+				cfg.Mirror = &o
+			}
+			if err := settings.apply(cmd, &cfg); err != nil {
+				return wrong(err.Error())
+			}
+			return a.withBucket(cmd.Context(), cfg.Bucket, func(s *store, _ kv.Bucket) error {
+				err := s.add(cmd.Context(), cfg)
+				if cfg.Mirror != nil && errors.Is(err, kv.ErrBucketNotFound) {
+					return a.explain(err, cfg.Mirror.Bucket)
+				}
+				if err != nil {
+					return err
+				}
+				return a.printChanged(cmd.Context(), s, cfg.Bucket)
+			})
 		},
 	}
+	settings.add(cmd)
 	f := cmd.Flags()
-	f.IntVar(&cfg.History, "history", defaultHistory, "how many entries to keep of each key, at most 64")
-	f.IntVar(&cfg.Replicas, "replicas", 1, "on how many servers of a cluster to keep it, at most 5")
-	f.Int32Var(&value, "max-value-size", 0, "the most `BYTES` of a value (default no limit)")
-	f.Int64Var(&cfg.MaxBytes, "max-bucket-size", 0, "the most `BYTES` of the whole bucket (default no limit)")
-	f.Var(&ttl, "ttl", "forget entries after this `DURATION`, such as 12h or 7d (default never)")
 	f.StringVar(&storage, "storage", "file", "keep it in file or memory")
+	f.StringVar(&mirror, "mirror", "", "make it a replica of this `BUCKET[@DOMAIN]`")
+	f.StringVar(&mirrorDomain, "mirror-domain", "", "the JetStream domain that has the mirrored bucket, its `NAME`")
 	// It fails only for a flag that is not there.
 	_ = cmd.RegisterFlagCompletionFunc("storage", cobra.FixedCompletions([]string{"file", "memory"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("mirror", a.completeBucketName)
 	return cmd
 }
 
-// duration is a flag with the durations of a manifest.
-type duration watchers.Duration
-
-func (d *duration) Set(text string) error {
-	parsed, err := watchers.ParseDuration(text)
-	*d = duration(parsed)
-	return err
-}
-
-func (d *duration) String() string { return time.Duration(*d).String() }
-
-func (d *duration) Type() string { return "duration" }
-
-// jsonBucket is a bucket as --json prints it.
-type jsonBucket struct {
-	Bucket       string `json:"bucket"`
-	History      int    `json:"history"`
-	TTL          string `json:"ttl,omitempty"`
-	MaxValueSize int    `json:"max_value_size,omitempty"`
-	MaxBytes     int64  `json:"max_bytes,omitempty"`
-	Replicas     int    `json:"replicas"`
-	Values       uint64 `json:"values"`
-	Bytes        uint64 `json:"bytes"`
-}
-
-func (a *app) kvAdd(cmd *cobra.Command, cfg natskv.Config) error {
-	return a.withBucket(cmd.Context(), cfg.Bucket, func(s *store, bucket kv.Bucket) error {
-		if err := s.add(cmd.Context(), cfg); err != nil {
-			return err
-		}
-		if !a.json {
-			return a.print("bucket %s is there\n", cfg.Bucket)
-		}
-		status, err := bucket.Status(cmd.Context())
-		if err != nil {
-			return err
-		}
-		j := jsonBucket{
-			Bucket: status.Bucket, History: status.History, MaxValueSize: status.MaxValueSize,
-			MaxBytes: status.MaxBytes, Replicas: status.Replicas, Values: status.Values, Bytes: status.Bytes,
-		}
-		if status.TTL > 0 {
-			j.TTL = status.TTL.String()
-		}
-		return a.print("%s", jsonLine(j))
-	})
-}
-
-// print prints what a command was asked for.
-func (a *app) print(format string, args ...any) error {
-	if _, err := fmt.Fprintf(a.stdout, format, args...); err != nil {
-		return fmt.Errorf("print the output: %w", cause(err))
+func (a *app) kvEditCommand() *cobra.Command {
+	var settings bucketFlags
+	cmd := &cobra.Command{
+		Use:   "edit BUCKET",
+		Short: "Change settings of a bucket",
+		Long: `Change settings of a bucket in place: those that are named, and no others. Nothing that
+it holds is lost, except what a smaller history or a shorter TTL no longer keeps.`,
+		Example:           "  keyturn kv edit CFG --replicas 3 --max-bucket-size 10MB",
+		Args:              between(1, 1),
+		ValidArgsFunction: a.completeBucket,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
+			changes := false
+			cmd.Flags().Visit(func(f *pflag.Flag) { changes = changes || cmd.InheritedFlags().Lookup(f.Name) == nil })
+			if !changes {
+				return wrong("there is nothing to change: name a setting, such as --history 10")
+			}
+			return a.withBucket(cmd.Context(), args[0], func(s *store, _ kv.Bucket) error {
+				var bad error
+				err := s.steady(func() error {
+					return s.EditBucket(cmd.Context(), args[0], func(cfg *natskv.Config) {
+						changed := *cfg
+						if bad = settings.apply(cmd, &changed); bad == nil {
+							*cfg = changed
+						}
+					})
+				})
+				if bad != nil {
+					return wrong(bad.Error())
+				}
+				if err != nil {
+					return err
+				}
+				return a.printChanged(cmd.Context(), s, args[0])
+			})
+		},
 	}
-	return nil
+	settings.add(cmd)
+	return cmd
+}
+
+// printChanged prints what a bucket has become, as JSON if that is wanted.
+func (a *app) printChanged(ctx context.Context, s *store, name string) error {
+	if !a.json {
+		return nil
+	}
+	return a.printInfo(ctx, s, name)
 }

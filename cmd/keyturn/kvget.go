@@ -1,8 +1,9 @@
 package main
 
 import (
-	"strings"
-	"unicode"
+	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -10,12 +11,16 @@ import (
 )
 
 func (a *app) kvGetCommand() *cobra.Command {
-	var raw bool
+	var (
+		raw      bool
+		revision uint64
+	)
 	cmd := &cobra.Command{
 		Use:   "get BUCKET KEY",
 		Short: "Print the value of a key",
 		Example: `  keyturn kv get CFG username
-  keyturn kv get CFG motd --raw > motd.txt`,
+  keyturn kv get CFG motd --raw > motd.txt
+  keyturn kv get CFG username --revision 7`,
 		Args:              between(2, 2),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -23,7 +28,13 @@ func (a *app) kvGetCommand() *cobra.Command {
 				return &usageError{cmd.CommandPath(), "--raw and --json exclude each other"}
 			}
 			return a.withBucket(cmd.Context(), args[0], func(_ *store, bucket kv.Bucket) error {
-				entry, err := bucket.Get(cmd.Context(), args[1])
+				var entry kv.Entry
+				var err error
+				if cmd.Flags().Changed("revision") {
+					entry, err = valueAt(cmd.Context(), bucket, args[1], kv.Revision(revision))
+				} else {
+					entry, err = bucket.Get(cmd.Context(), args[1])
+				}
 				switch {
 				case err != nil:
 					return err
@@ -39,20 +50,18 @@ func (a *app) kvGetCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the bytes of the value and nothing else")
+	cmd.Flags().Uint64Var(&revision, "revision", 0, "the value that the key had at this `REVISION`")
 	return cmd
 }
 
-// shown is a value as it is printed. A terminal gets no control characters: whoever
-// may put a key shall not write on the screen of those who look at it.
-func (a *app) shown(value []byte) string {
-	text := string(value)
-	if !isTerminal(a.stdout) {
-		return text
+// valueAt returns what a key was at a revision, or an error that says that it was nothing.
+func valueAt(ctx context.Context, bucket kv.Bucket, key string, revision kv.Revision) (kv.Entry, error) {
+	entry, err := bucket.GetRevision(ctx, key, revision)
+	switch {
+	case errors.Is(err, kv.ErrKeyNotFound):
+		return entry, fmt.Errorf("key %s has no revision %d, or it is no longer kept: look at keyturn kv history %s %s", key, revision, bucket.Name(), key)
+	case err == nil && entry.Operation != kv.OpPut:
+		return entry, fmt.Errorf("revision %d of key %s is no value: it was deleted there", revision, key)
 	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
+	return entry, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,24 +22,56 @@ as it is. In the store on this host the bucket is created if it is not there.`,
 		Args:              between(2, 3),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 && isTerminal(a.stdin) {
-				return &usageError{cmd.CommandPath(), "there is no value: name it, or give it on stdin"}
-			}
-			if err := kv.CheckKey(args[1]); err != nil {
+			value, err := a.value(cmd, args)
+			if err != nil {
 				return err
 			}
-			var value []byte
-			if len(args) == 3 && args[2] != "-" {
-				value = []byte(args[2])
-			} else {
-				var err error
-				if value, err = readValue(a.stdin); err != nil {
+			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, s *store, bucket kv.Bucket) (revision kv.Revision, err error) {
+				// To put the same value twice does no harm.
+				err = s.steady(func() error {
+					revision, err = bucket.Put(ctx, args[1], value)
 					return err
-				}
-			}
-			return a.kvPut(cmd, args[0], args[1], value)
+				})
+				return revision, err
+			})
 		},
 	}
+}
+
+func (a *app) kvCreateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "create BUCKET KEY [VALUE]",
+		Short: "Set a key that holds no value, and print its value",
+		Long: `Set a key that holds no value, because it never did or was deleted, and print its
+value. A VALUE of -, or none at all, is read from stdin as it is. In the store on this
+host the bucket is created if it is not there.`,
+		Example:           "  keyturn kv create LOCKS deploy \"$(hostname)\"",
+		Args:              between(2, 3),
+		ValidArgsFunction: a.completeKey,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			value, err := a.value(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, _ *store, bucket kv.Bucket) (kv.Revision, error) {
+				return bucket.Create(ctx, args[1], value)
+			})
+		},
+	}
+}
+
+// value returns what a command line of BUCKET KEY [VALUE] wants to write.
+func (a *app) value(cmd *cobra.Command, args []string) ([]byte, error) {
+	if len(args) == 2 && isTerminal(a.stdin) {
+		return nil, &usageError{cmd.CommandPath(), "there is no value: name it, or give it on stdin"}
+	}
+	if err := kv.CheckKey(args[1]); err != nil {
+		return nil, err
+	}
+	if len(args) > 2 && args[2] != "-" {
+		return []byte(args[2]), nil
+	}
+	return readValue(a.stdin)
 }
 
 // mostValue is more than any server takes.
@@ -55,29 +88,29 @@ func readValue(r io.Reader) ([]byte, error) {
 	return value, nil
 }
 
-func (a *app) kvPut(cmd *cobra.Command, name, key string, value []byte) error {
-	return a.withBucket(cmd.Context(), name, func(s *store, bucket kv.Bucket) error {
-		var revision kv.Revision
-		put := func() (err error) {
-			revision, err = bucket.Put(cmd.Context(), key, value)
-			return err
-		}
-		err := s.steady(put)
+// write has do write a value to a key, and prints it. In the store on this host it
+// makes the bucket if there is none.
+func (a *app) write(ctx context.Context, name, key string, value []byte, do func(context.Context, *store, kv.Bucket) (kv.Revision, error)) error {
+	return a.withBucket(ctx, name, func(s *store, bucket kv.Bucket) error {
+		revision, err := do(ctx, s, bucket)
 		if s.own && errors.Is(err, kv.ErrBucketNotFound) {
-			if err := s.create(cmd.Context(), name); err != nil {
+			if err := s.create(ctx, name); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.stderr, "keyturn: created bucket %s\n", name)
-			err = s.steady(put)
+			revision, err = do(ctx, s, bucket)
 		}
 		if err != nil {
 			return err
 		}
-		if a.json {
-			return a.print("%s", jsonLine(newJSONEntry(kv.Entry{
-				Bucket: name, Key: key, Value: value, Revision: revision, Operation: kv.OpPut,
-			})))
-		}
-		return a.print("%s\n", a.shown(value))
+		return a.printWritten(kv.Entry{Bucket: name, Key: key, Value: value, Revision: revision, Operation: kv.OpPut})
 	})
+}
+
+// printWritten prints what was written.
+func (a *app) printWritten(entry kv.Entry) error {
+	if a.json {
+		return a.print("%s", jsonLine(newJSONEntry(entry)))
+	}
+	return a.print("%s\n", a.shown(entry.Value))
 }

@@ -45,6 +45,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
+	if errors.Is(err, errTold) {
+		return exitFailure
+	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintf(stderr, "keyturn: %s\n", strings.TrimSuffix(line, "\n"))
 	}
@@ -107,6 +110,9 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// errTold is the failure of a command that has said on stdout what failed.
+var errTold = errors.New("told")
+
 // usageError says that a command line is wrong, not that something failed.
 type usageError struct {
 	command string // whose help tells how it is right
@@ -117,10 +123,10 @@ func (e *usageError) Error() string {
 	return fmt.Sprintf("%s\nsee %s --help", e.message, e.command)
 }
 
-// between makes a command take from least to most arguments.
+// between makes a command take from least to most arguments; a most below 0 is no limit.
 func between(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < least || len(args) > most {
+		if len(args) < least || most >= 0 && len(args) > most {
 			return &usageError{cmd.CommandPath(), "wrong number of arguments: the usage is " + strings.TrimSuffix(cmd.UseLine(), " [flags]")}
 		}
 		return nil

@@ -5,6 +5,11 @@
 // them through a [View], which never changes. Each value is encoded to JSON
 // once, when it is set; saving and exporting join the encoded parts.
 //
+// A command waits for a commit, so a commit is one small write and one sync, in a
+// journal. The file that people read, a JSON object of all items, is written by
+// [Store.Checkpoint], when nobody waits. The file and the journal together hold the
+// items at any instant, and after [Store.Close] the file alone.
+//
 // A [Template] is a property text of a manifest that may look up items and the
 // node's facts.
 //
@@ -33,15 +38,15 @@ const space = " \t\r\n"
 // Item is a named value. The name is any UTF-8 text; the value is JSON, made by
 // Encode or FromBytes, that nobody changes any more.
 type Item struct {
-	Name  string
-	Value json.RawMessage
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
 }
 
 // Commit is a change of a store: all of it happens or nothing. A name that is
 // both deleted and set is set; of two values for one name the last counts.
 type Commit struct {
-	Set    []Item
-	Delete []string
+	Set    []Item   `json:"set,omitempty"`
+	Delete []string `json:"delete,omitempty"`
 }
 
 // Encode makes the value of an item: JSON without needless space or escapes,

@@ -46,8 +46,12 @@ func WriteFile(path string, data []byte) error {
 // nor fills the memory, whatever path is, and it takes the file from the eyes of
 // others. A missing file is an fs.ErrNotExist.
 func ReadFile(path string) ([]byte, error) {
+	return readFile(path, 0, MaxSize)
+}
+
+func readFile(path string, flags int, maxSize int64) ([]byte, error) {
 	// Not blocking, because opening a pipe would wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -62,8 +66,8 @@ func ReadFile(path string) ([]byte, error) {
 	if info.Mode().Perm() != 0o600 {
 		f.Chmod(0o600) // if it fails: the next WriteFile makes a new file
 	}
-	if info.Size() > MaxSize {
-		return nil, errTooLarge
+	if info.Size() > maxSize {
+		return nil, fmt.Errorf("larger than %d bytes", maxSize)
 	}
 	return io.ReadAll(f)
 }

@@ -18,6 +18,8 @@ import (
 const (
 	maxHiera      = 256 << 10 // bytes
 	maxHieraDepth = 32
+	maxHieraOrder = 64    // entries of the hierarchy
+	maxHieraWork  = 5_000 // expressions, each counted for each entry of the hierarchy
 )
 
 // resolveHiera makes of a value, a JSON or YAML document with data, a hierarchy and
@@ -39,8 +41,18 @@ func resolveHiera(value, facts []byte) (resolved json.RawMessage, err error) {
 	if err := yaml.Load(value, &root, yaml.WithPlugin(limits)); err != nil {
 		return nil, errors.New("it is neither JSON nor YAML with a mapping at the top")
 	}
-	if err := plainExpressions(root, 0); err != nil {
+	expressions := 0
+	if err := plainExpressions(root, 0, &expressions); err != nil {
 		return nil, err
+	}
+	if h, ok := root["hierarchy"].(map[string]any); ok {
+		order, _ := h["order"].([]any)
+		if len(order) > maxHieraOrder || len(order)*expressions > maxHieraWork {
+			return nil, fmt.Errorf("a hierarchy of %d entries with %d expressions is more work than a value may cause", len(order), expressions)
+		}
+	}
+	if expressions > maxHieraWork {
+		return nil, fmt.Errorf("%d expressions are more work than a value may cause", expressions)
 	}
 	if err := json.Unmarshal(facts, &known); err != nil {
 		return nil, errors.New("the facts are not a JSON object")
@@ -63,8 +75,9 @@ var lookup = regexp.MustCompile(`^\s*(?:` +
 // expression matches an expression in a text, of both forms.
 var expression = regexp.MustCompile(`(?s)\{\{(.*?)\}\}|\$\{(.*?)\}`)
 
-// plainExpressions refuses expressions that do more than look something up.
-func plainExpressions(v any, depth int) error {
+// plainExpressions refuses expressions that do more than look something up, and counts
+// those that do not.
+func plainExpressions(v any, depth int, count *int) error {
 	if depth > maxHieraDepth {
 		return errors.New("it is nested too deep")
 	}
@@ -74,6 +87,7 @@ func plainExpressions(v any, depth int) error {
 			if match := expression.FindStringSubmatch(found); !lookup.MatchString(match[1] + match[2]) {
 				return found
 			}
+			*count++
 			return ""
 		})
 		if strings.Contains(rest, "{{") || strings.Contains(rest, "${") {
@@ -81,13 +95,13 @@ func plainExpressions(v any, depth int) error {
 		}
 	case []any:
 		for _, part := range v {
-			if err := plainExpressions(part, depth+1); err != nil {
+			if err := plainExpressions(part, depth+1, count); err != nil {
 				return err
 			}
 		}
 	case map[string]any:
 		for key, part := range v {
-			if err := errors.Join(plainExpressions(key, depth+1), plainExpressions(part, depth+1)); err != nil {
+			if err := errors.Join(plainExpressions(key, depth+1, count), plainExpressions(part, depth+1, count)); err != nil {
 				return err
 			}
 		}

@@ -57,6 +57,9 @@ func TestHostileHiera(t *testing.T) {
 		"a gjson path":    `{"data": {"a": "{{ lookup('facts.@tostr|@tostr|@tostr') }}"}}`,
 		"not closed":      `{"data": {"a": "{{ lookup('facts.a')"}}`,
 		"a key of no one": "data: {1: 2}",
+		"a long order":    `{"data": {}, "hierarchy": {"order": [` + strings.Repeat(`"a", `, 1000) + `"a"]}}`,
+		"much work":       `{"data": {"l": [` + strings.Repeat(`"{{ Facts.a }}", `, 200) + `1]}, "hierarchy": {"merge": "deep", "order": [` + strings.Repeat(`"a", `, 40) + `"a"]}}`,
+		"expressions":     `{"data": {"l": [` + strings.Repeat(`"{{ Facts.a }}", `, 6000) + `1]}}`,
 	} {
 		got, err := resolveHiera([]byte(document), []byte(`{"list": [1, 2, 3]}`))
 		if err == nil {

@@ -18,10 +18,9 @@ func (a *app) kvCommand() *cobra.Command {
 		Use:   "kv",
 		Short: "Put keys into buckets, and get them",
 	},
-		a.kvAddCommand(), a.kvAPICommand(), a.kvCreateCommand(), a.kvDelCommand(), a.kvEditCommand(), a.kvGetCommand(),
-		a.kvHistoryCommand(), a.kvInfoCommand(),
-		a.kvKeysCommand(), a.kvLsCommand(), a.kvPurgeCommand(), a.kvPutCommand(), a.kvRevertCommand(), a.kvRmCommand(),
-		a.kvUpdateCommand(), a.kvWatchCommand(),
+		a.kvAddCommand(), a.kvAPICommand(), a.kvCompactCommand(), a.kvCreateCommand(), a.kvDelCommand(), a.kvEditCommand(),
+		a.kvGetCommand(), a.kvHistoryCommand(), a.kvInfoCommand(), a.kvKeysCommand(), a.kvLsCommand(), a.kvPurgeCommand(),
+		a.kvPutCommand(), a.kvRevertCommand(), a.kvRmCommand(), a.kvTxnCommand(), a.kvUpdateCommand(), a.kvWatchCommand(),
 	)
 }
 

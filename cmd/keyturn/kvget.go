@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,20 +15,25 @@ func (a *app) kvGetCommand() *cobra.Command {
 	var (
 		raw      bool
 		revision uint64
+		from     string
 	)
 	cmd := &cobra.Command{
 		Use:   "get BUCKET KEY",
 		Short: "Print the value of a key",
 		Example: `  keyturn kv get CFG username
   keyturn kv get CFG motd --raw > motd.txt
-  keyturn kv get CFG username --revision 7`,
+  keyturn kv get CFG username --revision 7
+  keyturn kv get CFG username --from CFG_EU`,
 		Args:              between(2, 2),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if raw && a.json {
 				return &usageError{cmd.CommandPath(), "--raw and --json exclude each other"}
 			}
-			return a.withBucket(cmd.Context(), args[0], func(_ *store, bucket kv.Bucket) error {
+			return a.withBucket(cmd.Context(), cmp.Or(from, args[0]), func(s *store, bucket kv.Bucket) error {
+				if err := a.isReplica(cmd.Context(), s, from, args[0]); err != nil {
+					return err
+				}
 				var entry kv.Entry
 				var err error
 				if cmd.Flags().Changed("revision") {
@@ -35,6 +41,7 @@ func (a *app) kvGetCommand() *cobra.Command {
 				} else {
 					entry, err = bucket.Get(cmd.Context(), args[1])
 				}
+				entry.Bucket = args[0]
 				switch {
 				case err != nil:
 					return err
@@ -51,7 +58,25 @@ func (a *app) kvGetCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the bytes of the value and nothing else")
 	cmd.Flags().Uint64Var(&revision, "revision", 0, "the value that the key had at this `REVISION`")
+	cmd.Flags().StringVar(&from, "from", "", "read it from this `REPLICA` of the bucket, which may be behind")
+	// It fails only for a flag that is not there.
+	_ = cmd.RegisterFlagCompletionFunc("from", a.completeBucketName)
 	return cmd
+}
+
+// isReplica refuses a bucket, unless its name is empty, that is no replica of an origin.
+func (a *app) isReplica(ctx context.Context, s *store, name, origin string) error {
+	if name == "" {
+		return nil
+	}
+	info, err := s.BucketInfo(ctx, name)
+	if err != nil {
+		return err
+	}
+	if info.Mirror == nil || info.Mirror.Bucket != origin {
+		return fmt.Errorf("bucket %s is no replica of %s: create one with %s", name, origin, a.again("kv", "add", "NAME", "--mirror", origin))
+	}
+	return nil
 }
 
 // valueAt returns what a key was at a revision, or an error that says that it was nothing.
@@ -59,7 +84,7 @@ func valueAt(ctx context.Context, bucket kv.Bucket, key string, revision kv.Revi
 	entry, err := bucket.GetRevision(ctx, key, revision)
 	switch {
 	case errors.Is(err, kv.ErrKeyNotFound):
-		return entry, fmt.Errorf("key %s has no revision %d, or it is no longer kept: look at keyturn kv history %s %s", key, revision, bucket.Name(), key)
+		return entry, fmt.Errorf("key %s has no revision %d, or it is no longer kept: kv history shows those that are", key, revision)
 	case err == nil && entry.Operation != kv.OpPut:
 		return entry, fmt.Errorf("revision %d of key %s is no value: it was deleted there", revision, key)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,8 @@ import (
 )
 
 func (a *app) kvPutCommand() *cobra.Command {
-	return &cobra.Command{
+	var ttl duration
+	cmd := &cobra.Command{
 		Use:   "put BUCKET KEY [VALUE]",
 		Short: "Set a key, and print its value",
 		Long: `Set a key, and print its value. A VALUE of -, or none at all, is read from stdin
@@ -29,23 +31,39 @@ as it is. In the store on this host the bucket is created if it is not there.`,
 			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, s *store, bucket kv.Bucket) (revision kv.Revision, err error) {
 				// To put the same value twice does no harm.
 				err = s.steady(func() error {
-					revision, err = bucket.Put(ctx, args[1], value)
+					revision, err = put(ctx, bucket, args[1], value, time.Duration(ttl))
 					return err
 				})
 				return revision, err
 			})
 		},
 	}
+	ttlFlag(cmd, &ttl)
+	return cmd
+}
+
+// ttlFlag adds the flag that makes a value expire.
+func ttlFlag(cmd *cobra.Command, ttl *duration) {
+	cmd.Flags().Var(ttl, "ttl", "forget the value after this `DURATION`, of 1s or more")
+}
+
+// put puts a value that expires, unless the TTL is 0.
+func put(ctx context.Context, bucket kv.Bucket, key string, value []byte, ttl time.Duration) (kv.Revision, error) {
+	if ttl == 0 {
+		return bucket.Put(ctx, key, value)
+	}
+	return bucket.(kv.Expirer).PutTTL(ctx, key, value, ttl)
 }
 
 func (a *app) kvCreateCommand() *cobra.Command {
-	return &cobra.Command{
+	var ttl duration
+	cmd := &cobra.Command{
 		Use:   "create BUCKET KEY [VALUE]",
 		Short: "Set a key that holds no value, and print its value",
 		Long: `Set a key that holds no value, because it never did or was deleted, and print its
 value. A VALUE of -, or none at all, is read from stdin as it is. In the store on this
 host the bucket is created if it is not there.`,
-		Example:           "  keyturn kv create LOCKS deploy \"$(hostname)\"",
+		Example:           "  keyturn kv create LOCKS deploy \"$(hostname)\" --ttl 10m",
 		Args:              between(2, 3),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,10 +72,15 @@ host the bucket is created if it is not there.`,
 				return err
 			}
 			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, _ *store, bucket kv.Bucket) (kv.Revision, error) {
-				return bucket.Create(ctx, args[1], value)
+				if ttl == 0 {
+					return bucket.Create(ctx, args[1], value)
+				}
+				return bucket.(kv.Expirer).CreateTTL(ctx, args[1], value, time.Duration(ttl))
 			})
 		},
 	}
+	ttlFlag(cmd, &ttl)
+	return cmd
 }
 
 // value returns what a command line of BUCKET KEY [VALUE] wants to write.

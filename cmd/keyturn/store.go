@@ -114,6 +114,8 @@ func (a *app) explain(err error, bucket string) error {
 		return fmt.Errorf("%w: somebody else has changed it, look at it with kv history", err)
 	case errors.Is(err, kv.ErrPermission):
 		return fmt.Errorf("%w: ask for the permission, or come as somebody else with --creds or --nkey", err)
+	case errors.Is(err, kv.ErrUnsupported):
+		return fmt.Errorf("%w: %s --json shows what the bucket takes, and kv edit with --txn or --key-ttl changes it", err, a.again("kv", "info", bucket))
 	case errors.Is(err, kv.ErrReplicas) && a.server == "":
 		return fmt.Errorf("%w, the store on this host: type --replicas 1 instead, or name a cluster with --server", err)
 	case errors.Is(err, kv.ErrReplicas):

@@ -8,6 +8,9 @@
 // Each connection finds the store anew whenever it is lost, so a takeover is to
 // its users a short disconnect and nothing else.
 //
+// [Serve] serves a store for as long as somebody wants it, as a program of its own and
+// on a port if that is named.
+//
 // Everything that is acknowledged is on disk. What was not yet acknowledged when
 // a server ended may or may not be, as with any server.
 package broker
@@ -53,6 +56,22 @@ func DefaultDir() (string, error) {
 	return filepath.Join(home, ".local", "share", "keyturn"), nil
 }
 
+// resolve returns the absolute path of the folder, and a log that is not nil.
+func (o Options) resolve() (dir string, log *slog.Logger, err error) {
+	if dir = o.Dir; dir == "" {
+		if dir, err = DefaultDir(); err != nil {
+			return "", nil, err
+		}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	if log = o.Log; log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return dir, log.With("store", dir), nil
+}
+
 // Store is this process's connection to a store.
 type Store struct {
 	conn   *nats.Conn
@@ -66,21 +85,11 @@ type Store struct {
 // large store in this process it does not cut short. A folder that cannot be
 // used is an error at once.
 func Connect(ctx context.Context, opts Options) (*Store, error) {
-	dir, err := opts.Dir, error(nil)
-	if dir == "" {
-		if dir, err = DefaultDir(); err != nil {
-			return nil, err
-		}
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	dir, log, err := opts.resolve()
+	if err != nil {
 		return nil, err
 	}
-	log := opts.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-
-	d := &dialer{dir: dir, log: log.With("store", dir)}
+	d := &dialer{dir: dir, log: log}
 	for attempt := 1; ; attempt++ {
 		closed := make(chan struct{})
 		conn, err := nats.Connect("nats://store", append(connOptions(d),
@@ -91,6 +100,10 @@ func Connect(ctx context.Context, opts Options) (*Store, error) {
 		if d.err != nil && !errors.Is(d.err, errNoAnswer) {
 			d.close()
 			return nil, d.err
+		}
+		if errors.Is(err, nats.ErrAuthorization) {
+			d.close()
+			return nil, fmt.Errorf("open store %s: process %s serves it to users that it knows: name it with --server, and say who you are", dir, servedBy(dir))
 		}
 		if attempt == 20 {
 			d.log.Warn("waiting for the process that serves the store", "process", servedBy(dir))

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -54,7 +55,7 @@ func (d *dialer) dial() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.owner, err = own(d.dir, lock, d.log); err != nil {
+	if d.owner, err = own(d.dir, lock.unlock, func() *server.Options { return embedded(d.dir) }, d.log); err != nil {
 		return nil, err
 	}
 	return d.owner.connect()

@@ -13,8 +13,13 @@ import (
 // watch returns when ctx is done, or when the server needs a new start: a full or
 // read-only disk makes it stop answering for good, also when the disk is well
 // again. What was wrong from the start with a disk that takes data, say a damaged
-// bucket, a new start does not mend.
+// bucket, a new start does not mend, and a server of a cluster may well be waiting
+// for the others.
 func (o *owner) watch(ctx context.Context, trouble <-chan struct{}) {
+	if o.server.JetStreamIsClustered() {
+		<-ctx.Done()
+		return
+	}
 	var look <-chan time.Time // nil while there is no reason to
 	atStart := ailments(o.server)
 	if atStart != "" && writeCanary(o.dir) != nil {

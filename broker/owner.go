@@ -24,25 +24,25 @@ type owner struct {
 	done   chan struct{} // closed when nothing is left running and the lock is free
 }
 
-// own starts a server on the folder whose lock the caller has taken. It gives
-// the lock back when it fails, and else when the owner stops.
-func own(dir string, lock *folderLock, log *slog.Logger) (*owner, error) {
-	srv, trouble, err := startServer(dir, log)
+// own starts a server on the folder whose lock the caller has taken. It calls
+// unlock when it fails, and else when the owner has stopped.
+func own(dir string, unlock func(), opts func() *server.Options, log *slog.Logger) (*owner, error) {
+	srv, trouble, err := startServer(opts, log)
 	if err != nil {
-		lock.unlock()
+		unlock()
 		return nil, err
 	}
 	listener, err := listenSocket(dir)
 	if err != nil {
 		shutdown(srv)
-		lock.unlock()
+		unlock()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &owner{dir: dir, log: log, server: srv, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(o.done)
-		defer lock.unlock()
+		defer unlock()
 		o.run(ctx, listener, trouble)
 	}()
 	log.Info("serving the store")
@@ -77,32 +77,35 @@ func (o *owner) stopped() bool {
 // roomy is a limit of all that is stored which leaves it to the disk to be full.
 const roomy = 1 << 62
 
-// startServer starts a server on the folder. The channel has something in it
-// after each warning or error of the server.
-func startServer(dir string, log *slog.Logger) (*server.Server, <-chan struct{}, error) {
-	srv, trouble, err := startLimitedServer(dir, log, 0)
-	if err != nil || srv.JetStreamConfig().MaxStore > 1<<30 {
+// embedded returns the options of a server that listens nowhere and syncs every write.
+func embedded(dir string) *server.Options {
+	return &server.Options{
+		ServerName: "keyturn",
+		DontListen: true,
+		StoreDir:   dir,
+		SyncAlways: true,
+	}
+}
+
+// startServer starts a server. The channel has something in it after each warning or
+// error of the server. It stores at most three quarters of what the disk has for it,
+// unless the options say how much.
+func startServer(opts func() *server.Options, log *slog.Logger) (*server.Server, <-chan struct{}, error) {
+	srv, trouble, err := tryServer(opts(), log)
+	if err != nil || opts().JetStreamMaxStore != 0 || srv.JetStreamConfig().MaxStore > 1<<30 {
 		return srv, trouble, err
 	}
 	// The disk is nearly full, so the limit is nothing to go by: it would
 	// still be the limit when there is space again.
 	shutdown(srv)
-	return startLimitedServer(dir, log, roomy)
+	with := opts()
+	with.JetStreamMaxStore = roomy
+	return tryServer(with, log)
 }
 
-// startLimitedServer starts a server that listens nowhere, syncs every write and
-// stores at most limit bytes, which for 0 is three quarters of what the disk has for it.
-func startLimitedServer(dir string, log *slog.Logger, limit int64) (*server.Server, <-chan struct{}, error) {
-	srv, err := server.NewServer(&server.Options{
-		ServerName:             "keyturn",
-		DontListen:             true,
-		JetStream:              true,
-		JetStreamMaxStore:      limit,
-		StoreDir:               dir,
-		SyncAlways:             true,
-		NoSigs:                 true,
-		DisableJetStreamBanner: true,
-	})
+func tryServer(opts *server.Options, log *slog.Logger) (*server.Server, <-chan struct{}, error) {
+	opts.JetStream, opts.NoSigs, opts.DisableJetStreamBanner = true, true, true
+	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -80,7 +80,7 @@ Exit status: 0 when it is done, 1 when it failed, 2 for wrong usage.`,
 	a.flags.add(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.flags.check(cmd) }
 
-	group(root, a.machineCommand(), a.kvCommand(), a.versionCommand())
+	group(root, a.brokerCommand(), a.machineCommand(), a.kvCommand(), a.versionCommand())
 	root.InitDefaultCompletionCmd()
 	completion, _, err := root.Find([]string{"completion"})
 	if err != nil {

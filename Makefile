@@ -51,8 +51,14 @@ fuzz: ## run each fuzz target for FUZZTIME
 		done; \
 	done
 
+# The script is in a module of its own, with modules of others that may not be to be had.
 .PHONY: bench
-bench: ## run all benchmarks
+bench: ## play the script of docs/benchmarks.md (15 minutes), and run all benchmarks
+	@cd bench && if $(GO) list -deps ./... >/dev/null; then \
+		$(GO) run .; \
+	else \
+		echo "SKIPPED: the script of docs/benchmarks.md, because its modules cannot be had"; \
+	fi
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 
 .PHONY: check

@@ -34,17 +34,29 @@ func check(m *Manifest, d *decoder) {
 		d.problem("version", "the version %s is not a semantic version such as 1.0.0", quoted(m.Version))
 	}
 
-	checkTransitions(m, d)
-	checkWatchers(m, d)
+	if checkTransitions(m, d) {
+		checkWatchers(m, d)
+	}
 }
 
-func checkTransitions(m *Manifest, d *decoder) {
+// maxRows is how many events all states of a machine may accept together. "*" makes
+// a row for each state.
+const maxRows = 10_000
+
+// checkTransitions checks the table, and says whether it is of a sane size.
+func checkTransitions(m *Manifest, d *decoder) bool {
 	if len(m.Transitions) == 0 {
 		d.problem("transitions", "a machine needs at least one transition")
-		return
+		return true
 	}
 
-	states := m.states()
+	states, count := m.states(), 0
+	for i, t := range m.Transitions {
+		if count += len(expand(t.From, states)); count > maxRows {
+			d.problem(fmt.Sprintf("transitions[%d]", i), "the states of a machine accept more than %d events", maxRows)
+			return false
+		}
+	}
 	rows := map[[2]string]int{}
 	for i, t := range m.Transitions {
 		at := fmt.Sprintf("transitions[%d]", i)
@@ -75,6 +87,8 @@ func checkTransitions(m *Manifest, d *decoder) {
 	case !slices.Contains(m.tableStates(), m.InitialState):
 		d.problem("initial_state", "no transition knows the initial_state %s%s", quoted(m.InitialState), hint(m.InitialState, m.tableStates()))
 	}
+
+	return true
 }
 
 func checkWatchers(m *Manifest, d *decoder) {
@@ -98,8 +112,8 @@ func checkWatchers(m *Manifest, d *decoder) {
 				d.problem(fmt.Sprintf("%s.state_match[%d]", at, j), "unknown state %s%s", quoted(state), hint(state, states))
 			}
 		}
-		d.event(m, w, at, "success_transition", w.SuccessTransition, events)
-		d.event(m, w, at, "fail_transition", w.FailTransition, events)
+		d.event(m, w, at, "success_transition", w.SuccessTransition, states, events)
+		d.event(m, w, at, "fail_transition", w.FailTransition, states, events)
 		if w.AnnounceInterval != 0 && w.AnnounceInterval < watchers.Duration(time.Minute) {
 			d.problem(join(at, "announce_interval"), "announce_interval must be at least 1m")
 		}
@@ -108,7 +122,7 @@ func checkWatchers(m *Manifest, d *decoder) {
 }
 
 // event checks an event that a watcher fires.
-func (d *decoder) event(m *Manifest, w *Watcher, at, key, event string, events []string) {
+func (d *decoder) event(m *Manifest, w *Watcher, at, key, event string, states, events []string) {
 	if event == "" {
 		return
 	}
@@ -117,7 +131,7 @@ func (d *decoder) event(m *Manifest, w *Watcher, at, key, event string, events [
 		return
 	}
 	for _, t := range m.Transitions {
-		if t.Event == event && slices.ContainsFunc(expand(t.From, m.states()), w.activeIn) {
+		if t.Event == event && slices.ContainsFunc(expand(t.From, states), w.activeIn) {
 			return
 		}
 	}

@@ -13,19 +13,25 @@ import (
 // stands between the machine and looplab/fsm, whose callbacks it does not use.
 // Owned by the goroutine in Run.
 type table struct {
-	fsm     *fsm.FSM
-	reenter map[[2]string]bool
+	fsm      *fsm.FSM
+	reenter  map[[2]string]bool
+	accepted map[string][]string // the events of each state, sorted
 }
 
 func newTable(m *Manifest, state string) *table {
-	t := &table{reenter: map[[2]string]bool{}}
+	t := &table{reenter: map[[2]string]bool{}, accepted: map[string][]string{}}
 	var rows fsm.Events
+	states := m.states()
 	for _, row := range m.Transitions {
-		from := expand(row.From, m.states())
+		from := expand(row.From, states)
 		rows = append(rows, fsm.EventDesc{Name: row.Event, Src: from, Dst: row.Destination})
 		for _, state := range from {
 			t.reenter[[2]string{row.Event, state}] = row.Reenter
+			t.accepted[state] = append(t.accepted[state], row.Event)
 		}
+	}
+	for _, events := range t.accepted {
+		slices.Sort(events)
 	}
 	t.fsm = fsm.NewFSM(state, rows, nil)
 
@@ -38,13 +44,8 @@ func (t *table) state() string { return t.fsm.Current() }
 // accepts says whether the state has a transition for an event.
 func (t *table) accepts(event string) bool { return t.fsm.Can(event) }
 
-// events returns the events that the state accepts, sorted.
-func (t *table) events() []string {
-	events := t.fsm.AvailableTransitions()
-	slices.Sort(events)
-
-	return events
-}
+// events returns the events that the state accepts, sorted. Nobody may change them.
+func (t *table) events() []string { return t.accepted[t.state()] }
 
 // take makes a transition and says whether it begins a new visit.
 func (t *table) take(event string) (newVisit bool, err error) {

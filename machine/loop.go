@@ -44,7 +44,7 @@ type loop struct {
 	holdPause time.Duration
 	pause     <-chan time.Time // the end of a storm's pause
 	dirty     bool             // memory differs from its file
-	saveAlarm <-chan time.Time // when to try to save it again
+	saveAlarm <-chan time.Time // when to try to save again
 	announce  <-chan time.Time // when a watcher is next to announce its state
 
 	steps, refused, dropped uint64
@@ -169,6 +169,11 @@ func (l *loop) load() error {
 
 // close leaves nothing behind, and gives the folder back.
 func (l *loop) close() {
+	if l.store != nil {
+		if err := l.store.Close(); err != nil {
+			l.log.Error("the machine's data file is not up to date: it is at the next start", "error", err)
+		}
+	}
 	if l.runDir != "" {
 		_ = os.RemoveAll(l.runDir)
 	}
@@ -185,6 +190,7 @@ func (l *loop) run(ctx context.Context) {
 	for _, w := range l.manifest.Warnings {
 		l.log.Warn(w.Error())
 	}
+	l.save()
 	l.beginRuns()
 	l.nextAnnouncement()
 
@@ -233,9 +239,9 @@ func (l *loop) stop() {
 	for l.going() {
 		select {
 		case r := <-l.late:
-			r.reply <- watchers.ErrVisitOver
+			l.drop(r)
 		case r := <-l.reports:
-			r.reply <- watchers.ErrVisitOver
+			l.drop(r)
 		case f := <-l.fires:
 			f.reply <- fmt.Errorf("machine %s is stopping", l.manifest.Name)
 		case r := <-l.ended:
@@ -299,7 +305,7 @@ func (l *loop) hold(r report, err error) {
 
 // drop refuses a report that comes after its visit.
 func (l *loop) drop(r report) {
-	if r.err == nil {
+	if r.observation.Outcome != watchers.None {
 		l.dropped++
 		l.log.Warn("dropped what a watcher reported: its visit is over", "watcher", r.from.def.Name,
 			"outcome", r.observation.Outcome.String(), "detail", r.observation.Detail)
@@ -317,20 +323,24 @@ func (l *loop) operator(event string) error {
 	return err
 }
 
-// remember takes the visit into the memory. It is saved together with the next mark,
-// or at once when a restart shall go on with it.
+// remember takes the visit into the memory, when a restart shall go on with it.
 func (l *loop) remember() {
-	l.memory.State, l.memory.Event, l.memory.Previous = l.current.State, l.current.Event, l.current.Previous
+	l.memory.State, l.memory.Event, l.memory.Previous, l.memory.Changes = "", "", "", nil
 	if l.manifest.Resume {
+		l.memory.State, l.memory.Event, l.memory.Previous = l.current.State, l.current.Event, l.current.Previous
 		l.memory.Changes, l.dirty = l.current.Changes, true
 	}
 }
 
-// save writes the memory. It is tried again later when that fails: until then a
-// crash repeats changes, and loses none.
+// save brings the files up to date, which nobody waits for. It is tried again later
+// when that fails: until then a crash repeats changes, and loses none.
 func (l *loop) save() {
 	l.saveAlarm = nil
-	if err := l.memory.save(l.opts.Dir); err != nil {
+	err := l.store.Checkpoint()
+	if err == nil && l.dirty {
+		err = l.memory.save(l.opts.Dir)
+	}
+	if err != nil {
 		if l.trouble == "" {
 			l.log.Error("what the machine remembers cannot be saved: a change may be repeated after a crash", "error", err)
 		}
@@ -355,7 +365,7 @@ func (l *loop) publish() {
 		Steps:    l.steps,
 		Refused:  l.refused,
 		Dropped:  l.dropped,
-		Storm:    l.pause != nil,
+		Storm:    l.storm.goesOn(time.Now()),
 		Error:    l.trouble,
 	}
 	for _, r := range l.watchers {

@@ -145,6 +145,7 @@ func TestManifestLimits(t *testing.T) {
 		"not UTF-8": small + "# \xff\n",
 		"tag":       "name: !!binary aGFsbG8=\n",
 		"object":    "name: !go/object x\n",
+		"stars":     stars(300),
 		"empty":     "",
 		"comment":   "# nothing\n",
 		"scalar":    "hello",
@@ -156,6 +157,17 @@ func TestManifestLimits(t *testing.T) {
 			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
 		}
 	}
+}
+
+// stars is a manifest in which every state accepts every event.
+func stars(rows int) string {
+	b := strings.Builder{}
+	b.WriteString("name: x\nversion: 1.0.0\ninitial_state: S0\ntransitions:\n")
+	for i := range rows {
+		fmt.Fprintf(&b, "- {name: e%d, from: ['*'], destination: S%d}\n", i, i)
+	}
+
+	return b.String() + "watchers:\n- {name: w, type: command}\n"
 }
 
 func nested(depth int) string {

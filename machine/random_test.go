@@ -361,12 +361,21 @@ func (s *schedule) check() {
 	}
 }
 
-// data is what the machine's data has of the keys.
+// data is what the machine's data has of the keys, read from a copy: the machine may run.
 func (s *schedule) data() map[string]json.RawMessage {
-	store, err := datalayer.Open(filepath.Join(s.dir, "machine_data.json"))
+	folder, err := os.MkdirTemp(filepath.Dir(s.dir), "keyturn-copy-")
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	defer os.RemoveAll(folder)
+	if err := os.CopyFS(folder, os.DirFS(s.dir)); err != nil {
+		s.t.Fatal(err)
+	}
+	store, err := datalayer.Open(filepath.Join(folder, "machine_data.json"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+
 	return keysOf(store.View())
 }
 

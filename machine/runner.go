@@ -195,17 +195,13 @@ func guarded(ctx context.Context, w watchers.Watcher, report watchers.Report) (e
 
 // say takes over what a watcher says of itself, and tells it when it has changed.
 func (l *loop) say(r *runner, o watchers.Observation) {
-	before := r.status
-	if o.State != "" {
-		r.status.State = o.State
-	}
 	if o.Outcome != watchers.None {
 		r.status.Outcome = o.Outcome.String()
 	}
-	r.status.Detail = o.Detail
-	if r.status == before {
+	if o.State == "" || r.status.State == o.State && r.status.Detail == o.Detail {
 		return
 	}
+	r.status.State, r.status.Detail = o.State, o.Detail
 	r.status.Since = time.Now()
 	l.opts.OnWatcher(r.status)
 }

@@ -20,7 +20,7 @@ const (
 // memory is what the machine itself must remember, as it stands in machine_state.json.
 type memory struct {
 	// The visit that goes on; it survives a restart when the manifest says resume.
-	State    string            `json:"state"`
+	State    string            `json:"state,omitempty"`
 	Event    string            `json:"event,omitempty"`
 	Previous string            `json:"previous,omitempty"`
 	Changes  []watchers.Change `json:"changes,omitempty"`

@@ -66,9 +66,8 @@ func (l *loop) step(c change) error {
 	}
 
 	l.tell(c, from)
-	if l.remember(); l.dirty {
-		l.save()
-	}
+	l.remember()
+	l.save()
 
 	return nil
 }
@@ -105,12 +104,13 @@ func (l *loop) stay(c change) error {
 	if c.event != "" {
 		l.refused++
 		l.log.Warn("refused an event", "event", c.event, "state", l.table.state(), "watcher", c.watcher.name())
+		l.save()
 		return watchers.ErrRefused
 	}
 	if c.watcher != nil && c.observation.Mark != nil {
 		l.mark(c.watcher, c.observation.Mark)
-		l.save()
 	}
+	l.save()
 
 	return nil
 }

@@ -17,6 +17,11 @@ type storm struct {
 	last  time.Time
 }
 
+// goesOn says whether the next step would pause.
+func (s *storm) goesOn(now time.Time) bool {
+	return s.steps > stormFree && now.Sub(s.last) < stormQuiet
+}
+
 // step counts a step and returns the pause that is due after it.
 func (s *storm) step(now time.Time) time.Duration {
 	if now.Sub(s.last) >= stormQuiet {

@@ -51,7 +51,9 @@ type Watcher interface {
 //   - ErrVisitOver when the visit is over: nothing was taken, and the watcher must
 //     behave as if it had not seen it;
 //   - ErrRefused when the data was committed but the state has no transition for the
-//     event: the change is not settled, and the next Run finds the mark as it was.
+//     event: the change is not settled, and the next Run finds the mark as it was;
+//   - another error when the data can never be kept, because it is too large say:
+//     nothing was taken, and to report the same again would not help.
 //
 // It may be called from one goroutine at a time.
 type Report func(Observation) error
@@ -178,7 +180,7 @@ type Env struct {
 	Interval time.Duration // the manifest's interval; 0 is none
 	Log      *slog.Logger  // says which machine and watcher by itself
 
-	// Output takes what commands print, one writer for each stream.
+	// Stdout and Stderr take what commands print.
 	Stdout, Stderr io.Writer
 
 	// Bucket is a handle on a bucket, which need not exist.

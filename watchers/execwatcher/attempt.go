@@ -3,7 +3,9 @@ package execwatcher
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +29,10 @@ func failure(state string, err error) attempt { return attempt{state: state, det
 // attempt runs the command once.
 func (w *watcher) attempt(ctx context.Context) attempt {
 	folder, err := os.MkdirTemp(w.env.RunDir, "exec-") // 0700
+	if errors.Is(err, fs.ErrNotExist) && os.Mkdir(w.env.RunDir, 0o700) == nil {
+		// It is in memory, and some systems sweep that when a user logs out.
+		folder, err = os.MkdirTemp(w.env.RunDir, "exec-")
+	}
 	if err != nil {
 		return failure(stateError, fmt.Errorf("make a folder for the run: %w", err))
 	}
@@ -109,7 +115,7 @@ func (w *watcher) run(ctx context.Context, p program) attempt {
 
 	switch {
 	case why == unwanted:
-		w.env.Log.Info("command ended early, because the visit is over", "after", took)
+		w.env.Log.Info("command ended early, because the visit is over or the machine stops", "after", took)
 		return attempt{}
 	case why == tooLong:
 		return attempt{state: stateTimeout, detail: fmt.Sprintf("timeout after %v, gone after %v", w.p.Timeout, took)}

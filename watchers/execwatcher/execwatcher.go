@@ -156,7 +156,13 @@ func (w *watcher) tell(report watchers.Report, o watchers.Observation) error {
 	if w.p.SuppressSuccessAnnounce && o.Outcome == watchers.Success && state == w.told {
 		o.State = "" // one success after another is no news
 	}
-	if err := report(o); err != nil && !errors.Is(err, watchers.ErrRefused) {
+	err := report(o)
+	if err != nil && len(o.Set) > 0 && !errors.Is(err, watchers.ErrVisitOver) && !errors.Is(err, watchers.ErrRefused) {
+		// To run the command again would not make its output fit.
+		state = stateFailed
+		err = report(watchers.Observation{Outcome: watchers.Failure, State: state, Detail: err.Error()})
+	}
+	if err != nil && !errors.Is(err, watchers.ErrRefused) {
 		return err
 	}
 	w.told = state

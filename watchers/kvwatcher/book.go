@@ -8,7 +8,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
@@ -32,7 +31,11 @@ type book struct {
 	complete bool                       // all was told: what follows is reported as it comes
 	absent   map[string]bool            // keys that went without a marker
 	changes  map[string]change          // to be reported
-	matched  string                     // a key that has a new revision with an equal value
+	before   map[string]change          // what was to be reported when the session began
+	matched  map[string]bool            // keys that have a new revision with an equal value, if that counts
+
+	lostRefused bool            // the machine has refused to hear in this run that the bucket is away
+	refused     map[string]bool // keys that the machine has refused to hear of in this run
 
 	since, last time.Time // when the first and the last of what is to be reported was noted
 }
@@ -59,13 +62,16 @@ func newBook(w *watcher, t target) *book {
 		doubt:   readPending(w.env.Pending(), t),
 		epoch:   settled.Epoch,
 		absent:  map[string]bool{},
+		changes: map[string]change{},
+		matched: map[string]bool{},
+		refused: map[string]bool{},
 	}
 }
 
 // begin begins a session, which tells all that the bucket holds.
 func (b *book) begin() {
 	b.complete, b.present = false, map[string]bool{}
-	b.changes, b.matched = map[string]change{}, ""
+	b.before, b.changes = b.changes, map[string]change{}
 
 	if name, object := b.item(b.target, ""); object {
 		b.object = nil
@@ -93,7 +99,6 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 		}
 		value = resolved
 	}
-	delete(b.bad, key)
 	if b.Query != "" {
 		part, ok := datalayer.Query(value, string(b.Query))
 		if !ok {
@@ -102,27 +107,50 @@ func (b *book) put(entry kv.Entry, epoch kv.Epoch) {
 		}
 		value = part
 	}
+	stored, inData := b.stored(key)
+	if b.object != nil && !bytes.Equal(value, stored) && !storable(key, value) {
+		b.unusable(entry, errors.New("it is nested too deep to stand in an object"))
+		return
+	}
 	delete(b.absent, key)
 	delete(b.warned, key)
+	delete(b.bad, key)
 
 	now := seen{Revision: entry.Revision, Sum: sum(value)}
 	before, known := b.told[key]
-	stored, inData := b.stored(key)
 	switch {
-	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored) && !b.doubt[key]:
+	case known && now.Sum == before.Sum && inData && bytes.Equal(value, stored) && !b.doubtful(key):
 		delete(b.changes, key)
 		if b.OnMatchingUpdate && now.Revision > before.Revision && epoch == b.epoch {
-			b.matched = key
+			b.matched[key] = true
 			b.noted()
 		}
 		b.told[key] = now
 	case b.adopt && !known && inData && equal(value, stored):
 		b.told[key], b.settled.Keys[key] = now, now
 	default:
-		b.changes[key] = change{seen: &now, value: value, operation: "put", revision: now.Revision, old: b.old(key)}
-		b.noted()
+		b.change(key, change{seen: &now, value: value, operation: "put", revision: now.Revision, old: b.old(key)})
 	}
 }
+
+// storable says whether a value can stand under its key in an object.
+func storable(key string, value json.RawMessage) bool {
+	_, err := datalayer.Encode(map[string]json.RawMessage{key: value})
+	return err == nil
+}
+
+// change notes a change. One that was to be reported already is not a new one.
+func (b *book) change(key string, c change) {
+	before, known := b.before[key]
+	if !known || before.revision != c.revision || (before.seen == nil) != (c.seen == nil) {
+		b.noted()
+	}
+	b.changes[key] = c
+}
+
+// doubtful says whether the last change of a key was interrupted, and the machine has
+// not refused to hear of it in this run.
+func (b *book) doubtful(key string) bool { return b.doubt[key] && !b.refused[key] }
 
 // unusable notes a value that cannot be resolved: what the data has stays.
 func (b *book) unusable(entry kv.Entry, err error) {
@@ -143,13 +171,12 @@ func (b *book) gone(entry kv.Entry) {
 	delete(b.bad, key)
 	_, known := b.told[key]
 	_, inData := b.stored(key)
-	if known || inData || b.doubt[key] {
+	if known || inData || b.doubtful(key) {
 		operation := "delete"
 		if entry.Revision == 0 {
 			operation = "missing"
 		}
-		b.changes[key] = change{operation: operation, revision: entry.Revision, old: b.old(key)}
-		b.noted()
+		b.change(key, change{operation: operation, revision: entry.Revision, old: b.old(key)})
 	} else {
 		delete(b.changes, key)
 	}
@@ -177,6 +204,7 @@ func (b *book) missing(key string) {
 		b.warned[key] = true
 	}
 	b.absent[key] = true
+	delete(b.bad, key)
 	delete(b.changes, key)
 
 	before, known := b.told[key]
@@ -185,12 +213,10 @@ func (b *book) missing(key string) {
 	switch {
 	case inData && b.adopt:
 		b.told[key], b.settled.Keys[key] = now, now
-	case inData && (!known || before.Sum != now.Sum || b.doubt[key]):
-		b.changes[key] = change{seen: &now, value: stored, operation: "put"}
-		b.noted()
-	case !inData && (known || b.doubt[key]):
-		b.changes[key] = change{operation: "delete"}
-		b.noted()
+	case inData && (!known || before.Sum != now.Sum || b.doubtful(key)):
+		b.change(key, change{seen: &now, value: stored, operation: "put"})
+	case !inData && (known || b.doubtful(key)):
+		b.change(key, change{operation: "delete"})
 	}
 }
 
@@ -206,28 +232,21 @@ func (b *book) synced(epoch kv.Epoch) {
 	b.complete, b.present, b.epoch = true, nil, epoch
 }
 
-// known returns the keys that were told, and those that the data has but that were not
-// settled when the machine was interrupted, sorted.
+// known returns the keys that were told, and those that were not settled when the
+// machine was interrupted, sorted.
 func (b *book) known() []string {
 	known := maps.Clone(b.told)
-	add := func(key string) { known[key] = seen{} }
 	for key := range b.doubt {
-		add(key)
+		known[key] = seen{}
 	}
-	switch prefix := b.target.bucket + "_"; {
-	case b.object != nil:
-		for key := range b.object {
-			add(key)
+	for key := range b.object {
+		if kv.Match(b.target.filter, key) {
+			known[key] = seen{}
 		}
-	case !kv.IsFilter(b.target.filter):
-		if _, inData := b.stored(b.target.filter); inData {
-			add(b.target.filter)
-		}
-	case b.BucketPrefix:
-		for name := range b.env.Data().All() {
-			if key, ok := strings.CutPrefix(name, prefix); ok && kv.Match(b.target.filter, key) {
-				add(key)
-			}
+	}
+	if key := b.target.filter; !kv.IsFilter(key) {
+		if _, inData := b.stored(key); inData {
+			known[key] = seen{}
 		}
 	}
 
@@ -245,8 +264,10 @@ func (b *book) noted() {
 // quiet says whether there is anything to report, and how much longer the bucket has
 // to be quiet first.
 func (b *book) quiet() (wait time.Duration, pending bool) {
-	if len(b.changes) == 0 && b.matched == "" {
-		b.since = time.Time{}
+	if len(b.changes) == 0 && len(b.matched) == 0 {
+		if b.complete {
+			b.since = time.Time{}
+		}
 		return 0, false
 	}
 	longest := b.DebounceMax
@@ -264,25 +285,25 @@ func (b *book) held() bool { return len(b.told) > 0 }
 // report reports the changes in one commit, with the mark that they will leave.
 func (b *book) report(o watchers.Observation, report watchers.Report) error {
 	keys := map[string]*seen{}
-	if s, ok := b.told[b.matched]; ok {
-		keys[b.matched] = &s
+	for key := range b.matched {
+		if s, ok := b.told[key]; ok {
+			keys[key] = &s
+		}
 	}
 	for key, c := range b.changes {
 		keys[key] = c.seen
 	}
 	after := b.settled.with(b.epoch, keys)
-	o.Set, o.Delete = b.items()
-	for _, key := range slices.Sorted(maps.Keys(b.changes)) {
-		c := b.changes[key]
-		o.Changes = append(o.Changes, watchers.Change{
-			Bucket: b.target.bucket, Key: key, Operation: c.operation, Revision: c.revision, Old: c.old,
-		})
+	var err error
+	if o.Set, o.Delete, err = b.items(); err != nil {
+		return err
 	}
+	o.Changes = b.forCommands()
 	o.Mark = encode(after)
 
 	o.Pending = b.pending()
 
-	err := report(o)
+	err = report(o)
 	if err != nil && !errors.Is(err, watchers.ErrRefused) {
 		return err
 	}
@@ -300,8 +321,14 @@ func (b *book) report(o watchers.Observation, report watchers.Report) error {
 	if err == nil {
 		b.settled = after
 		clear(b.doubt)
+	} else {
+		for key := range b.changes {
+			b.refused[key] = true
+		}
 	}
-	b.changes, b.matched, b.since = map[string]change{}, "", time.Time{}
+	clear(b.changes)
+	clear(b.matched)
+	b.since = time.Time{}
 
 	return nil
 }
@@ -316,7 +343,10 @@ func (b *book) pending() json.RawMessage {
 		stored, inData := b.stored(key)
 		back := known == (c.seen != nil) && (!known || before.Sum == c.seen.Sum)
 		same := known == inData && (!known || before.Sum == sum(stored))
-		if back && !same {
+		// A key that is new leaves no trace either when it vanishes again: of which items
+		// are its own, a filter can only say by its mark.
+		fresh := b.object == nil && kv.IsFilter(b.target.filter) && !known && !inData && c.seen != nil
+		if back && !same || fresh {
 			keys[key] = true
 		}
 	}
@@ -325,6 +355,37 @@ func (b *book) pending() json.RawMessage {
 	}
 
 	return encode(pending{Bucket: b.target.bucket, Filter: b.target.filter, Keys: slices.Sorted(maps.Keys(keys))})
+}
+
+// maxOld is how many bytes of old values a report holds at most. They are kept beside
+// the marks while a command runs.
+const maxOld = 64 << 10
+
+// forCommands returns the changes for the commands of the visit.
+func (b *book) forCommands() (changes []watchers.Change) {
+	room := maxOld
+	for _, key := range slices.Sorted(maps.Keys(b.changes)) {
+		c := b.changes[key]
+		if room -= len(c.old); room < 0 {
+			c.old = nil
+		}
+		changes = append(changes, watchers.Change{
+			Bucket: b.target.bucket, Key: key, Operation: c.operation, Revision: c.revision, Old: c.old,
+		})
+	}
+
+	return changes
+}
+
+// matchedDetail names keys that have a new revision, for people.
+func (b *book) matchedDetail() string {
+	for key := range b.matched {
+		if len(b.matched) == 1 {
+			return fmt.Sprintf("%s.%s has a new revision with the same value", b.target.bucket, key)
+		}
+	}
+
+	return fmt.Sprintf("%d keys of %s have new revisions with the same values", len(b.matched), b.target.bucket)
 }
 
 // detail names what has changed, for people.
@@ -352,7 +413,7 @@ func (b *book) stored(key string) (json.RawMessage, bool) {
 }
 
 // items returns what the changes make of the data.
-func (b *book) items() (set []datalayer.Item, remove []string) {
+func (b *book) items() (set []datalayer.Item, remove []string, err error) {
 	for _, key := range slices.Sorted(maps.Keys(b.changes)) {
 		name, _ := b.item(b.target, key)
 		if c := b.changes[key]; c.seen == nil {
@@ -362,7 +423,7 @@ func (b *book) items() (set []datalayer.Item, remove []string) {
 		}
 	}
 	if b.object == nil || len(b.changes) == 0 {
-		return set, remove
+		return set, remove, nil
 	}
 
 	after := maps.Clone(b.object)
@@ -376,10 +437,10 @@ func (b *book) items() (set []datalayer.Item, remove []string) {
 	name, _ := b.item(b.target, "")
 	value, err := datalayer.Encode(after)
 	if err != nil {
-		panic("values of items are JSON: " + err.Error())
+		return nil, nil, fmt.Errorf("the values of all keys do not fit into one item: %w", err)
 	}
 
-	return []datalayer.Item{{Name: name, Value: value}}, nil
+	return []datalayer.Item{{Name: name, Value: value}}, nil, nil
 }
 
 // equal says whether two values are the same although other software may have

@@ -9,6 +9,7 @@
 package kvwatcher
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -162,11 +163,17 @@ func (p *Properties) target(scope datalayer.Scope) (target, error) {
 	if t.filter == "" && p.Key.IsZero() {
 		t.filter = ">"
 	}
-	if p.Mode == Poll && kv.IsFilter(t.filter) {
-		return t, fmt.Errorf("property key: mode poll wants one plain key")
+	// What a template makes may hold a value, which no error may tell.
+	switch {
+	case kv.CheckBucket(t.bucket) != nil:
+		return t, errors.New("property bucket: its template does not make the name of a bucket")
+	case kv.CheckFilter(t.filter) != nil:
+		return t, errors.New("property key: its template does not make a key or a filter")
+	case p.Mode == Poll && kv.IsFilter(t.filter):
+		return t, errors.New("property key: mode poll wants one plain key")
 	}
 
-	return t, kv.CheckFilter(t.filter)
+	return t, nil
 }
 
 // item names the data item in which a key's value stands, and says whether that is

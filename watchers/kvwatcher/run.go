@@ -26,6 +26,7 @@ type watcher struct {
 	Properties
 	env watchers.Env
 
+	last    target          // of the last session
 	away    bool            // the bucket, and the machine has heard of it
 	nextGet time.Time       // when on_successful_get may fire again
 	warned  map[string]bool // keys that are missing, which has been said
@@ -50,6 +51,9 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 		}
 		if b == nil || b.target != t {
 			b = newBook(w, t)
+			if w.last != t {
+				w.last, w.warned, w.bad = t, map[string]bool{}, map[string]kv.Revision{}
+			}
 		}
 		if err := w.session(ctx, b, hints, report); err != nil && ctx.Err() == nil {
 			return err
@@ -82,7 +86,12 @@ func (w *watcher) hints(ctx context.Context) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("property republish_trigger: bucket %s cannot listen for messages", t.bucket)
 	}
 
-	return hinter.Hints(ctx, subject)
+	hints, err := hinter.Hints(ctx, subject)
+	if err != nil && !w.RepublishTrigger.Static() {
+		err = errors.New("property republish_trigger: its template does not make a subject that can be listened to")
+	}
+
+	return hints, err
 }
 
 // session follows the bucket from its beginning until the session ends.
@@ -162,7 +171,7 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 		b.complete = false
 	case kv.Lost:
 		b.complete = false
-		return w.lost(b.target, t.event.Err, report)
+		return w.lost(b, t.event.Err, report)
 	case kv.Synced:
 		b.synced(t.event.Epoch)
 		w.away = false
@@ -237,15 +246,19 @@ func sleep(ctx context.Context, interval time.Duration, hints <-chan struct{}) {
 }
 
 // lost reports that the bucket is away, as a failure when that begins.
-func (w *watcher) lost(t target, reason error, report watchers.Report) error {
+func (w *watcher) lost(b *book, reason error, report watchers.Report) error {
 	observation := watchers.Observation{State: stateError, Detail: reason.Error()}
-	if !w.away {
-		w.env.Log.Warn("the bucket cannot be had: the data stays as it is", "bucket", t.bucket, "error", reason)
+	if !w.away && !b.lostRefused {
+		w.env.Log.Warn("the bucket cannot be had: the data stays as it is", "bucket", b.target.bucket, "error", reason)
 		observation.Outcome = watchers.Failure
 	}
 	err := report(observation)
 	if errors.Is(err, watchers.ErrRefused) {
-		return nil // a visit that can take it will hear of it
+		b.lostRefused = true // a visit that can take it will hear of it
+		return nil
+	}
+	if b.lostRefused {
+		return err
 	}
 	w.away = w.away || err == nil
 
@@ -276,9 +289,8 @@ func (w *watcher) tell(b *book, report watchers.Report) error {
 	switch {
 	case len(b.changes) > 0:
 		return w.success(b, watchers.Observation{State: stateChanged, Detail: b.detail()}, report)
-	case b.matched != "":
-		detail := fmt.Sprintf("%s.%s has a new revision with the same value", b.target.bucket, b.matched)
-		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: detail}, report)
+	case len(b.matched) > 0:
+		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: b.matchedDetail()}, report)
 	case len(b.bad) > 0:
 		return report(watchers.Observation{State: stateError, Detail: fmt.Sprintf("the values of %d keys cannot be used", len(b.bad))})
 	case len(b.absent) > 0:

@@ -91,6 +91,10 @@ func (c *Client) call(ctx context.Context, timeout time.Duration) *call {
 func (k *call) request(f func() error, subjects ...string) error {
 	nc, calls := k.client.nc, k.client.calls
 	if err := k.client.connected(k); err != nil {
+		// The connection may have broken behind the answer to the call's last request.
+		if failed := calls.end(k); failed != nil {
+			return failed
+		}
 		return err
 	}
 	calls.begin(k, subjects)

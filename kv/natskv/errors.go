@@ -24,6 +24,8 @@ const (
 	codeNoCluster      = 10074
 	codeStoreFailed    = 10077
 	codeMaxStreamBytes = 10122
+	codeRestore        = 10062
+	codeRestoreExists  = 10130
 	codeNoKeyTTL       = 10166
 	codeNoTxn          = 10174
 	codeTxnHeader      = 10177

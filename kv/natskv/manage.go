@@ -151,6 +151,11 @@ func patch(config map[string]json.RawMessage, sc, before, after jetstream.Stream
 		}
 		after.Metadata = metadata
 	}
+	return replace(config, before, after)
+}
+
+// replace changes in config what differs between two streams.
+func replace(config map[string]json.RawMessage, before, after jetstream.StreamConfig) error {
 	was, err := encodeConfig(before)
 	if err != nil {
 		return err
@@ -192,10 +197,10 @@ func decodeConfig(fields map[string]json.RawMessage) (sc jetstream.StreamConfig,
 // enoughServers makes kv.ErrReplicas of what the server says when it has no place for so
 // many replicas.
 func enoughServers(err error, replicas int) error {
-	switch errorCode(err) {
-	case codeNoCluster:
+	switch code := errorCode(err); {
+	case code == codeNoCluster, code == codeRestore && strings.Contains(err.Error(), "(10074)"):
 		return fmt.Errorf("%w: %d replicas need a cluster of at least %d servers, and this is a single server", kv.ErrReplicas, replicas, replicas)
-	case codeNoPeers:
+	case code == codeNoPeers:
 		// The server says why, for each of its servers and in several lines.
 		return fmt.Errorf("%w: %d replicas need as many servers that are up and have room: %s",
 			kv.ErrReplicas, replicas, strings.Join(strings.Fields(translate(err).Error()), " "))

@@ -1,8 +1,8 @@
 package natskv
 
 import (
-	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +20,9 @@ const patience = 10 * time.Second
 
 var errIncomplete = fmt.Errorf("%w: the server does not tell all that is in the bucket", kv.ErrUnavailable)
 
+// errGap ends a session that was not sent all.
+var errGap = fmt.Errorf("%w: a message was lost on its way", kv.ErrUnavailable)
+
 // session is the life of one consumer: the newest entry of each key, which makes
 // the snapshot, and then what follows. It is over at the first thing that is not
 // as it should be, which it says on doubt.
@@ -35,6 +38,10 @@ type session struct {
 	taken    func(map[string]kv.Entry)
 	live     func(kv.Entry)
 
+	// each, unless nil, gets every message until the last one of the bucket instead:
+	// all revisions that are kept, invalid keys too. An error of it ends the session.
+	each func(*nats.Msg, *nats.MsgMetadata) error
+
 	complete chan struct{} // closed when the snapshot has been taken
 	doubt    chan error    // the first reason why the session is over
 	moved    chan struct{} // holds a token when something has come
@@ -47,6 +54,8 @@ type session struct {
 	high     uint64              // what is known is as new as this revision
 	heard    time.Time           // when the server was last heard of
 	progress time.Time           // when the last message came
+	pending  uint64              // the fewest messages that were yet to come
+	closer   time.Time           // when there were fewer than ever
 	took     time.Duration       // from the beginning to the end of the snapshot
 }
 
@@ -68,6 +77,8 @@ func newSession(b *bucket, bound *binding, taken func(map[string]kv.Entry), live
 		high:     bound.stream.CachedInfo().State.LastSeq,
 		heard:    now,
 		progress: now,
+		pending:  math.MaxUint64,
+		closer:   now,
 	}
 }
 
@@ -87,9 +98,13 @@ func (s *session) open(k *call, filters []string, headersOnly bool) error {
 	// The server sends no more than 32 MB ahead of what was confirmed. An error
 	// says that the connection was closed, which the request will say too.
 	_ = sub.SetPendingLimits(-1, 64<<20)
+	policy := jetstream.DeliverLastPerSubjectPolicy
+	if s.each != nil {
+		policy = jetstream.DeliverAllPolicy
+	}
 	config := jetstream.ConsumerConfig{
 		DeliverSubject:    inbox,
-		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		DeliverPolicy:     policy,
 		FilterSubjects:    subjects,
 		AckPolicy:         jetstream.AckNonePolicy,
 		MaxDeliver:        1,
@@ -150,11 +165,18 @@ func (s *session) deliver(msg *nats.Msg) {
 	s.heard = time.Now()
 	s.progress = s.heard
 	if meta.Sequence.Consumer != s.received+1 {
-		s.stop(errors.New("a message was lost"))
+		s.stop(errGap)
 		return
 	}
 	s.received++
 	s.high = max(s.high, meta.Sequence.Stream)
+	if meta.NumPending < s.pending {
+		s.pending, s.closer = meta.NumPending, s.heard
+	}
+	if s.each != nil {
+		s.pass(msg, meta)
+		return
+	}
 	key := strings.TrimPrefix(msg.Subject, s.bound.prefix)
 	entry := kv.Entry{
 		Bucket:    s.b.name,
@@ -179,6 +201,18 @@ func (s *session) deliver(msg *nats.Msg) {
 	select {
 	case s.moved <- struct{}{}:
 	default:
+	}
+}
+
+// pass gives a message to each. It needs s.mu.
+func (s *session) pass(msg *nats.Msg, meta *nats.MsgMetadata) {
+	if s.snapshot == nil {
+		return // it is complete
+	}
+	if err := s.each(msg, meta); err != nil {
+		s.stop(err)
+	} else if meta.NumPending == 0 {
+		s.take()
 	}
 }
 
@@ -217,7 +251,7 @@ func (s *session) control(msg *nats.Msg) {
 	s.heard = time.Now()
 	last, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Consumer"), 10, 64)
 	if err == nil && last > s.received && !s.over {
-		s.stop(errors.New("the last messages were lost"))
+		s.stop(errGap)
 	}
 }
 
@@ -227,13 +261,14 @@ type state struct {
 	strange int
 	silent  time.Duration // since the server was heard of
 	stuck   time.Duration // since a message came
+	behind  time.Duration // since it came closer to the end
 	took    time.Duration
 }
 
 func (s *session) state() state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return state{s.high, len(s.strange), time.Since(s.heard), time.Since(s.progress), s.took}
+	return state{s.high, len(s.strange), time.Since(s.heard), time.Since(s.progress), time.Since(s.closer), s.took}
 }
 
 // snapshot returns the newest entries of at least the keys that one of the filters matches,

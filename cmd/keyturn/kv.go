@@ -18,9 +18,10 @@ func (a *app) kvCommand() *cobra.Command {
 		Use:   "kv",
 		Short: "Put keys into buckets, and get them",
 	},
-		a.kvAddCommand(), a.kvAPICommand(), a.kvCompactCommand(), a.kvCreateCommand(), a.kvDelCommand(), a.kvEditCommand(),
-		a.kvGetCommand(), a.kvHistoryCommand(), a.kvInfoCommand(), a.kvKeysCommand(), a.kvLsCommand(), a.kvPurgeCommand(),
-		a.kvPutCommand(), a.kvRevertCommand(), a.kvRmCommand(), a.kvTxnCommand(), a.kvUpdateCommand(), a.kvWatchCommand(),
+		a.kvAddCommand(), a.kvAPICommand(), a.kvBackupCommand(), a.kvCompactCommand(), a.kvCreateCommand(),
+		a.kvDelCommand(), a.kvEditCommand(), a.kvGetCommand(), a.kvHistoryCommand(), a.kvInfoCommand(), a.kvKeysCommand(),
+		a.kvLsCommand(), a.kvPurgeCommand(), a.kvPutCommand(), a.kvRestoreCommand(), a.kvRevertCommand(), a.kvRmCommand(),
+		a.kvTxnCommand(), a.kvUpdateCommand(), a.kvWatchCommand(),
 	)
 }
 

@@ -195,13 +195,6 @@ func describe(info natskv.Info) string {
 	for _, key := range slices.Sorted(maps.Keys(c.Metadata)) {
 		line("Metadata", "%s", oneLine([]byte(key+"="+c.Metadata[key])))
 	}
-	if info.Cluster != nil {
-		for _, f := range info.Cluster.Followers {
-			if f.Offline || !f.Current {
-				line("Replica Behind", "%s", f.Server)
-			}
-		}
-	}
 	return text.String()
 }
 

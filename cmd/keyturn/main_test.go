@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,22 +24,29 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"keyturn": main})
 }
 
-// TestScripts runs the command line as its users do. Besides the commands of
-// testscript there are
+// TestScripts runs the command line as its users do.
+func TestScripts(t *testing.T) {
+	params := scripts(t)
+	params.Dir = "testdata/script"
+	testscript.Run(t, params)
+}
+
+// scripts returns how scripts are run. Besides the commands of testscript there are
 //
 //	status N COMMAND...      run a command that must exit with N
 //	await FILE [REGEXP]      wait until a file is there, and matches
 //	server NAME [ADDRESS]    start a NATS server, stopped at the end, with its URL in $NAME
 //	nobody NAME              put into $NAME the URL of a server that is not there
+//	slow NAME URL N FILE     put into $NAME the URL of a way to that server which after N bytes
+//	                         becomes slow, and makes a file then
 //	clock                    start the clock
 //	within DURATION          check that no more has passed since then
-func TestScripts(t *testing.T) {
+func scripts(t *testing.T) testscript.Params {
 	examples, err := filepath.Abs("../../examples")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
@@ -56,10 +66,11 @@ func TestScripts(t *testing.T) {
 			"await":  await,
 			"server": startServer,
 			"nobody": nobody,
+			"slow":   slow,
 			"clock":  clock,
 			"within": within,
 		},
-	})
+	}
 }
 
 // copyExamples copies the examples without what somebody who tried them has left there.
@@ -152,6 +163,69 @@ func nobody(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(listener.Close())
 	ts.Setenv(args[0], "nats://"+listener.Addr().String())
+}
+
+func slow(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: slow NAME URL N FILE")
+	}
+	most, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], "nats://"+listener.Addr().String())
+	s := &slowly{most: int64(most), file: ts.MkAbs(args[3])}
+	to := strings.TrimPrefix(args[1], "nats://")
+	var ways sync.WaitGroup
+	ways.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+				ways.Go(func() {
+					defer client.Close()
+					defer server.Close()
+					s.copy(way[0], way[1])
+				})
+			}
+		}
+	})
+	ts.Defer(func() {
+		listener.Close()
+		ways.Wait()
+	})
+}
+
+// slowly copies at full speed up to a number of bytes, and then at less than 1 MB/s.
+type slowly struct {
+	most int64
+	file string // made then
+	sent atomic.Int64
+}
+
+func (s *slowly) copy(to io.Writer, from io.Reader) {
+	for piece := make([]byte, 4096); ; {
+		n, err := from.Read(piece)
+		if err != nil {
+			return
+		}
+		if s.sent.Add(int64(n)) > s.most {
+			if err := os.WriteFile(s.file, nil, 0o600); err != nil {
+				return
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		if _, err := to.Write(piece[:n]); err != nil {
+			return
+		}
+	}
 }
 
 func clock(ts *testscript.TestScript, neg bool, args []string) {

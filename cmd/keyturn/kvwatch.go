@@ -143,8 +143,8 @@ func (w *kvWatch) watch(ctx context.Context, bucket kv.Bucket, filters []string)
 	return ctx.Err()
 }
 
-// follow keeps in mind which bucket is watched, and ends the watch when it is gone if
-// that is wanted.
+// follow keeps in mind which bucket is watched, and ends the watch when there is nothing
+// to wait for: when the bucket is gone, if that is wanted.
 func (w *kvWatch) follow(event kv.Event) error {
 	w.lost = event.Err
 	replaced := event.Kind == kv.Reset && w.epoch != "" && event.Epoch != w.epoch
@@ -152,6 +152,8 @@ func (w *kvWatch) follow(event kv.Event) error {
 		w.epoch = event.Epoch
 	}
 	switch {
+	case w.once && errors.Is(event.Err, kv.ErrPermission):
+		return event.Err // waiting does not help
 	case !w.exitOnDelete:
 		return nil
 	case replaced:

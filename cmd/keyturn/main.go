@@ -29,6 +29,11 @@ const (
 	exitUsage   = 2
 )
 
+const exitStatus = `
+Exit status:
+  0 when it is done, 1 when it failed, 2 for wrong usage
+`
+
 // app is what all commands share: the streams of the process and the global flags.
 type app struct {
 	stdin          io.Reader
@@ -65,15 +70,14 @@ func (a *app) root() *cobra.Command {
 		Long: `Keyturn runs machines that turn when a key changes, and puts the keys there.
 
 Keys are kept in buckets: in a store on this host that all commands of one user
-share and that needs no server to be started, or, with --server, on NATS JetStream.
-
-Exit status: 0 when it is done, 1 when it failed, 2 for wrong usage.`,
+share and that needs no server to be started, or, with --server, on NATS JetStream.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	root.SetHelpTemplate(root.HelpTemplate() + exitStatus)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{cmd.CommandPath(), err.Error()}
 	})

@@ -149,9 +149,10 @@ func (p *progress) report(done, total uint64) {
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionFullWidth(),
 		)
+		_ = p.bar.RenderBlank() // a terminal that cannot be written is no failure
 	}
 	p.bar.ChangeMax64(int64(total))
-	_ = p.bar.Set64(int64(done)) // a terminal that cannot be written is no failure
+	_ = p.bar.Set64(int64(done))
 }
 
 // end removes what it has shown.

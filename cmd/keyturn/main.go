@@ -1,10 +1,11 @@
 // Command keyturn runs machines that turn when a key changes, and puts the keys there.
 //
 // The file main.go says how a command line becomes a command, and what becomes of
-// its error; store.go how a command comes to its buckets. Each command stands in a
-// file of its own. Running a machine has three more parts: the reporters, which show what
-// it does to people, to a log or to programs, and the outlet, which keeps a blocked
-// terminal from blocking it.
+// its error; store.go how a command comes to its buckets, explain.go what to do about
+// an error, show.go how values look, and confirm.go how to ask. Each command stands in
+// a file of its own. Running a machine has three more parts: the reporters, which show
+// what it does to people, to a log or to programs, and the outlet, which keeps a
+// blocked terminal from blocking it.
 package main
 
 import (

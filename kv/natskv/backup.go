@@ -29,10 +29,7 @@ type BackupOptions struct {
 // the end, or the proof fails.
 const backupAttempts = 3
 
-var (
-	errChanged = fmt.Errorf("%w: the bucket was created again or set back meanwhile", kv.ErrUnavailable)
-	errTooFast = fmt.Errorf("%w: the bucket is written faster than it can be read", kv.ErrUnavailable)
-)
+var errChanged = fmt.Errorf("%w: the bucket was created again or set back meanwhile", kv.ErrUnavailable)
 
 // Backup writes all entries of a bucket into a folder, which it makes, as nats stream
 // backup does: backup.json and stream.tar.s2. Either tool restores what the other has
@@ -159,25 +156,7 @@ func (b *bucket) readAll(ctx context.Context, each func(*nats.Msg, *nats.MsgMeta
 		return translate(err)
 	}
 	defer s.end()
-	tick := time.NewTicker(b.client.opts.Probe)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.complete:
-			return nil
-		case err := <-s.doubt:
-			return err
-		case <-tick.C:
-			switch st := s.state(); {
-			case st.stuck > patience:
-				return errIncomplete
-			case st.behind > 3*patience:
-				return errTooFast
-			}
-		}
-	}
+	return translateNet(s.wait(ctx))
 }
 
 // archive writes all entries to a file. When the reading has come to the end of the

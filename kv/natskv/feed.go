@@ -238,7 +238,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 			case s.state().stuck > patience:
 				return errIncomplete
 			default:
-				err = f.alive(ctx)
+				err = f.alive(ctx, s)
 			}
 		}
 		if err != nil {
@@ -248,11 +248,13 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 }
 
 // alive asks the server for an answer while a snapshot takes its time.
-func (f *feed) alive(ctx context.Context) error {
+func (f *feed) alive(ctx context.Context, s *session) error {
 	k := f.b.client.call(ctx, f.b.client.opts.Probe)
 	defer k.cancel()
-	_, err := f.b.bind(k)
-	return err
+	if _, err := f.b.bind(k); err != nil {
+		return err
+	}
+	return s.settle(k)
 }
 
 // admit makes those who came after the session began ready, once it is sure that

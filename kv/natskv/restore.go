@@ -31,8 +31,10 @@ type RestoreOptions struct {
 	Progress func(done, total uint64)
 }
 
+// chunkSize is how much is sent at once; tests make it less.
+var chunkSize = 128 << 10
+
 const (
-	chunkSize   = 128 << 10
 	chunkWait   = 30 * time.Second // for one chunk to be taken
 	restoreWait = 10 * time.Minute // for the server to end what has all been sent
 	discardWait = 30 * time.Second // for what has failed to be removed
@@ -196,7 +198,7 @@ func (r *restore) configs() (final, hiddenConfig map[string]json.RawMessage, err
 	unfinished.RePublish = nil
 	if wanted.Mirror == nil {
 		unfinished.Sources = nil
-		unfinished.Subjects = []string{restorePrefix + r.name}
+		unfinished.Subjects = []string{r.subject()}
 	}
 	hiddenConfig = maps.Clone(final)
 	return final, hiddenConfig, replace(hiddenConfig, wanted, unfinished)
@@ -241,14 +243,18 @@ func (r *restore) send(ctx context.Context, config map[string]json.RawMessage) e
 	if err != nil {
 		return err
 	}
-	sent, total := uint64(0), uint64(r.has.size)
+	total, first := uint64(r.has.size), true
 	err = r.chunks(func(chunk []byte, read uint64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		r.opts.Progress(min(read, total), total)
-		sent += uint64(len(chunk))
 		_, err := r.chunk(ctx, to, chunk, chunkWait)
+		// In a cluster it takes a moment until our server knows who listens.
+		for attempt := 1; first && errors.Is(err, nats.ErrNoResponders) && attempt < 20 && sleep(ctx, pause(attempt)); attempt++ {
+			_, err = r.chunk(ctx, to, chunk, chunkWait)
+		}
+		first = false
 		r.ended = errorCode(err) != 0
 		return err
 	})
@@ -431,27 +437,43 @@ func (r *restore) appear(ctx context.Context, config map[string]json.RawMessage)
 	}
 }
 
-// discard removes what a restore that failed has left, even when ctx is done. It
-// leaves what somebody else has made.
+// subject is the one that the stream has until it is a bucket.
+func (r *restore) subject() string { return restorePrefix + r.name + "." + r.id }
+
+// ours says whether there is a stream that this run has made and that is no bucket yet.
+func (r *restore) ours(ctx context.Context) (bool, error) {
+	if r.has.stream.Mirror != nil { // which has no subjects
+		info, err := r.stream(ctx)
+		return info != nil && info.Config.Metadata[restoringKey] == r.id, err
+	}
+	k := r.c.call(ctx, r.c.opts.Timeout)
+	defer k.cancel()
+	var answer struct {
+		Streams []string `json:"streams"`
+	}
+	// In a cluster this knows streams too that no server has begun to make.
+	err := api(k, "STREAM.NAMES", map[string]string{"subject": r.subject()}, &answer)
+	return len(answer.Streams) > 0, err
+}
+
+// discard removes what a restore that failed has left, even when ctx is done.
 func (r *restore) discard(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardWait)
 	defer cancel()
 	began, gone := time.Now(), 0
 	for attempt := 1; ; attempt++ {
-		info, err := r.stream(ctx)
+		there, err := r.ours(ctx)
 		switch {
-		case err == nil && info == nil:
+		case err == nil && there:
+			gone = 0
+			err = r.remove(ctx)
+		case err == nil:
 			// The server may be about to make it of what it has got.
 			if gone++; gone >= 3 && (r.ended || time.Since(began) > stalledAfter) {
 				return nil
 			}
-		case err == nil && info.Config.Metadata[restoringKey] != r.id:
-			return nil
-		case err == nil:
-			gone = 0
-			err = r.remove(ctx)
 		}
-		if !sleep(ctx, pause(attempt)) {
+		if r.c.nc.IsClosed() || !sleep(ctx, pause(attempt)) {
 			return fmt.Errorf("what was sent may still be there, as stream %s, and is removed when it is restored again: %w",
 				streamPrefix+r.name, translateNet(errors.Join(err, ctx.Err())))
 		}

@@ -1,6 +1,8 @@
 package natskv
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -20,8 +22,12 @@ const patience = 10 * time.Second
 
 var errIncomplete = fmt.Errorf("%w: the server does not tell all that is in the bucket", kv.ErrUnavailable)
 
-// errGap ends a session that was not sent all.
-var errGap = fmt.Errorf("%w: a message was lost on its way", kv.ErrUnavailable)
+var (
+	// errGap ends a session that was not sent all.
+	errGap = fmt.Errorf("%w: a message was lost on its way", kv.ErrUnavailable)
+
+	errTooFast = fmt.Errorf("%w: the bucket is written faster than it can be read", kv.ErrUnavailable)
+)
 
 // session is the life of one consumer: the newest entry of each key, which makes
 // the snapshot, and then what follows. It is over at the first thing that is not
@@ -34,6 +40,7 @@ type session struct {
 	bound    *binding
 	consumer string
 	sub      *nats.Subscription
+	filters  []string
 	began    time.Time
 	taken    func(map[string]kv.Entry)
 	live     func(kv.Entry)
@@ -52,6 +59,9 @@ type session struct {
 	strange  map[string]struct{} // keys that no client would put
 	received uint64              // messages that came
 	high     uint64              // what is known is as new as this revision
+	last     uint64              // the revision of the last message that came
+	need     uint64              // the snapshot must reach this revision
+	caughtUp bool                // there was nothing more to come, as far as the consumer knows
 	heard    time.Time           // when the server was last heard of
 	progress time.Time           // when the last message came
 	pending  uint64              // the fewest messages that were yet to come
@@ -95,6 +105,7 @@ func (s *session) open(k *call, filters []string, headersOnly bool) error {
 		return err
 	}
 	s.sub = sub
+	s.filters = filters
 	// The server sends no more than 32 MB ahead of what was confirmed. An error
 	// says that the connection was closed, which the request will say too.
 	_ = sub.SetPendingLimits(-1, 64<<20)
@@ -102,6 +113,12 @@ func (s *session) open(k *call, filters []string, headersOnly bool) error {
 	if s.each != nil {
 		policy = jetstream.DeliverAllPolicy
 	}
+	need, err := s.newest(k)
+	if err != nil {
+		s.end()
+		return err
+	}
+	s.need = need
 	config := jetstream.ConsumerConfig{
 		DeliverSubject:    inbox,
 		DeliverPolicy:     policy,
@@ -132,9 +149,77 @@ func (s *session) open(k *call, filters []string, headersOnly bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if pending == 0 && s.received == 0 {
-		s.take()
+		s.caughtUp = true
+		s.takeIfWhole()
 	}
 	return nil
+}
+
+// newest asks for the newest revision that the snapshot has to reach. The server puts a
+// consumer on any of those that have a copy of the stream, and that may be behind
+// and not know it; only the leader can tell. Where there is one copy, nobody is behind.
+func (s *session) newest(k *call) (uint64, error) {
+	if c := s.bound.stream.CachedInfo().Cluster; c == nil || len(c.Replicas) == 0 {
+		return 0, nil
+	}
+	var newest kv.Revision
+	for _, filter := range s.filters {
+		last, err := s.b.newest(k, s.bound, filter)
+		if err != nil && !errors.Is(translate(err), kv.ErrKeyNotFound) {
+			return 0, err
+		}
+		newest = max(newest, last.Revision)
+	}
+	return uint64(newest), nil
+}
+
+// settle asks again how far the snapshot has to reach, in case what was the newest
+// entry has vanished since.
+func (s *session) settle(k *call) error {
+	s.mu.Lock()
+	late := s.snapshot != nil && s.caughtUp
+	s.mu.Unlock()
+	if !late {
+		return nil
+	}
+	need, err := s.newest(k)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.need = min(s.need, need)
+	s.takeIfWhole()
+	return nil
+}
+
+// wait waits for the snapshot, as long as it comes closer.
+func (s *session) wait(ctx context.Context) error {
+	tick := time.NewTicker(s.b.client.opts.Probe)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.complete:
+			return nil
+		case err := <-s.doubt:
+			return err
+		case <-tick.C:
+			switch st := s.state(); {
+			case st.stuck > patience:
+				return errIncomplete
+			case st.behind > 3*patience:
+				return errTooFast
+			}
+			k := s.b.client.call(ctx, s.b.client.opts.Timeout)
+			err := s.settle(k)
+			k.cancel()
+			if err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // end ends the session and its consumer. Nothing is told after it has returned.
@@ -169,7 +254,9 @@ func (s *session) deliver(msg *nats.Msg) {
 		return
 	}
 	s.received++
-	s.high = max(s.high, meta.Sequence.Stream)
+	s.last = meta.Sequence.Stream
+	s.high = max(s.high, s.last)
+	s.caughtUp = meta.NumPending == 0
 	if meta.NumPending < s.pending {
 		s.pending, s.closer = meta.NumPending, s.heard
 	}
@@ -195,9 +282,7 @@ func (s *session) deliver(msg *nats.Msg) {
 	default:
 		s.live(entry)
 	}
-	if s.snapshot != nil && meta.NumPending == 0 {
-		s.take()
-	}
+	s.takeIfWhole()
 	select {
 	case s.moved <- struct{}{}:
 	default:
@@ -211,13 +296,16 @@ func (s *session) pass(msg *nats.Msg, meta *nats.MsgMetadata) {
 	}
 	if err := s.each(msg, meta); err != nil {
 		s.stop(err)
-	} else if meta.NumPending == 0 {
-		s.take()
+	} else {
+		s.takeIfWhole()
 	}
 }
 
-// take ends the snapshot. It needs s.mu.
-func (s *session) take() {
+// takeIfWhole ends the snapshot when all has come. It needs s.mu.
+func (s *session) takeIfWhole() {
+	if s.snapshot == nil || !s.caughtUp || s.last < s.need {
+		return
+	}
 	s.took = time.Since(s.began)
 	s.taken(s.snapshot)
 	s.snapshot = nil
@@ -283,14 +371,11 @@ func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries ma
 	}
 	defer s.end()
 	err = k.request(func() error {
-		select {
-		case <-s.complete:
-			return nil
-		case err := <-s.doubt:
-			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-		case <-k.Done():
-			return fmt.Errorf("%w: %w", errIncomplete, k.Err())
+		err := s.wait(k)
+		if err != nil && k.Err() != nil {
+			err = fmt.Errorf("%w: %w", errIncomplete, k.Err())
 		}
+		return err
 	})
 	return entries, err
 }

@@ -35,6 +35,7 @@ func TestScripts(t *testing.T) {
 //
 //	status N COMMAND...      run a command that must exit with N
 //	await FILE [REGEXP]      wait until a file is there, and matches
+//	until REGEXP COMMAND...  run a command until what it prints matches, then interrupt it
 //	server NAME [ADDRESS]    start a NATS server, stopped at the end, with its URL in $NAME
 //	nobody NAME              put into $NAME the URL of a server that is not there
 //	slow NAME URL N FILE     put into $NAME the URL of a way to that server which after N bytes
@@ -64,6 +65,7 @@ func scripts(t *testing.T) testscript.Params {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status,
 			"await":  await,
+			"until":  until,
 			"server": startServer,
 			"nobody": nobody,
 			"slow":   slow,
@@ -126,6 +128,28 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s does not become what it should (%v), it holds\n%s", args[0], err, text)
+}
+
+// until leaves what the command has printed in the file printed.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND...")
+	}
+	path := ts.MkAbs("printed")
+	file, err := os.Create(path)
+	ts.Check(err)
+	defer file.Close()
+	cmd := exec.Command(args[1], args[2:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), file, file
+	for _, name := range []string{"HOME", "PATH", "KEYTURN_STORE", "NATS_URL", "TZ", "GORACE"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	ts.Check(cmd.Start())
+	defer func() {
+		ts.Check(cmd.Process.Signal(os.Interrupt))
+		ts.Check(cmd.Wait())
+	}()
+	await(ts, false, []string{path, args[0]})
 }
 
 func startServer(ts *testscript.TestScript, neg bool, args []string) {

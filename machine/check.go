@@ -151,8 +151,8 @@ func (d *decoder) properties(w *Watcher, at string) {
 		if p.Property != "" {
 			path = join(join(at, "properties"), p.Property)
 		}
-		if p.Property == "" && d.broken[join(at, "interval")] {
-			continue // that follows from a problem that is told already
+		if p.Property == "" && d.brokenIn(at) {
+			continue // that may follow from a problem that is told already
 		}
 		if p.Warning {
 			d.warning(path, "%s", p.Message)

@@ -37,6 +37,17 @@ func (d *decoder) problem(path, format string, args ...any) {
 	d.problems = append(d.problems, d.atPath(path, fmt.Sprintf(format, args...)))
 }
 
+// brokenIn says whether anything below a path has a problem.
+func (d *decoder) brokenIn(path string) bool {
+	for broken := range d.broken {
+		if strings.HasPrefix(broken, path+".") {
+			return true
+		}
+	}
+
+	return false
+}
+
 // warning notes what is questionable at a path.
 func (d *decoder) warning(path, format string, args ...any) {
 	d.warnings = append(d.warnings, d.atPath(path, fmt.Sprintf(format, args...)))

@@ -75,7 +75,7 @@ func (s Server) options() []nats.Option {
 				log.Warn("lost the server, trying to reach it again", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("reached the server again") }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Warn("reached the server again") }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			log.Debug("server connection", "error", err)
 		}),

@@ -167,13 +167,15 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 		w.env.Log.Warn("the bucket is not the one it was: what differs is a change", "bucket", b.target.bucket)
 		b.complete = false
 	case kv.Found:
-		w.env.Log.Info("the bucket is back", "bucket", b.target.bucket)
 		b.complete = false
 	case kv.Lost:
 		b.complete = false
 		return w.lost(b, t.event.Err, report)
 	case kv.Synced:
 		b.synced(t.event.Epoch)
+		if w.away {
+			w.env.Log.Warn("the bucket is back: what has changed is acted on", "bucket", b.target.bucket)
+		}
 		w.away = false
 		return w.sync(b, report)
 	}

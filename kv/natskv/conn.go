@@ -188,7 +188,7 @@ func (c *calls) forbids(err error, subjects []string) bool {
 		return false
 	}
 	if strings.Contains(strings.ToLower(err.Error()), "for subscription to") {
-		return strings.HasPrefix(subject, c.inbox)
+		return strings.HasPrefix(subject, c.inbox) || slices.Contains(subjects, subject)
 	}
 	return slices.ContainsFunc(subjects, func(s string) bool {
 		return s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s)

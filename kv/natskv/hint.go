@@ -2,6 +2,7 @@ package natskv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -23,14 +24,22 @@ func (b *bucket) Hints(ctx context.Context, subject string) (<-chan struct{}, er
 		}
 	}
 
+	sub, err := c.nc.Subscribe(subject, func(*nats.Msg) { hint() })
+	if errors.Is(err, nats.ErrBadSubject) {
+		err = fmt.Errorf("%w: it is no subject", kv.ErrInvalidConfig)
+	}
+	// Without a connection there is nobody who could refuse, and the next one asks again.
+	if err == nil && c.nc.IsConnected() {
+		err = c.subscribed(ctx, sub)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen for hints on %q: %w", subject, translate(err))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
+		_ = sub.Unsubscribe()
 		return nil, errClosed
-	}
-	sub, err := c.nc.Subscribe(subject, func(*nats.Msg) { hint() })
-	if err != nil {
-		return nil, fmt.Errorf("listen for hints on %q: %w: %w", subject, kv.ErrUnavailable, err)
 	}
 	back := c.nc.StatusChanged(nats.CONNECTED)
 	c.feeds.Go(func() {
@@ -49,4 +58,19 @@ func (b *bucket) Hints(ctx context.Context, subject string) (<-chan struct{}, er
 	})
 
 	return hints, nil
+}
+
+// subscribed waits until the server has taken a subscription, or ends it and returns why
+// the server has not.
+func (c *Client) subscribed(ctx context.Context, sub *nats.Subscription) error {
+	k := c.call(ctx, c.opts.Timeout)
+	defer k.cancel()
+	err := k.request(func() error { return c.nc.FlushWithContext(k) }, sub.Subject)
+	if last := c.nc.LastError(); err == nil && c.calls.forbids(last, []string{sub.Subject}) {
+		err = refused(last)
+	}
+	if err != nil {
+		_ = sub.Unsubscribe() // it fails for a connection that is closed
+	}
+	return err
 }

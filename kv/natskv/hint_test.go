@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/natskv"
 )
@@ -46,7 +49,26 @@ func TestHints(t *testing.T) {
 
 	cancel()
 	eventually(t, "the subscription ends with its context", func() bool { return nc.NumSubscriptions() <= before })
-	if _, err := bucket.(kv.Hinter).Hints(t.Context(), "a b"); err == nil {
-		t.Error("an invalid subject is accepted")
+	wantErr(t, "an invalid subject", kv.ErrInvalidConfig, func() error {
+		_, err := bucket.(kv.Hinter).Hints(t.Context(), "a b")
+		return err
+	})
+}
+
+// TestHintsForbidden is told that nothing will ever come.
+func TestHintsForbidden(t *testing.T) {
+	srv := startBrokerWithUsers(t, "deaf", server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"changes.>"}}})
+	nc := srv.connect(nats.UserInfo("deaf", "deaf"))
+	bucket, err := newClient(t, nc, quick).Bucket("CFG")
+	check(t, err)
+	before := nc.NumSubscriptions()
+	wantErr(t, "a forbidden subject", kv.ErrPermission, func() error {
+		_, err := bucket.(kv.Hinter).Hints(t.Context(), "changes.>")
+		return err
+	})
+	if nc.NumSubscriptions() > before {
+		t.Error("the subscription is left behind")
 	}
+	_, err = bucket.(kv.Hinter).Hints(t.Context(), "others.>")
+	check(t, err)
 }

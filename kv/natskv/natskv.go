@@ -34,13 +34,24 @@
 // as many keys appear in the bucket as vanish between two probes, it takes until
 // the next snapshot, at most Options.Reconcile.
 //
+// In a cluster a snapshot reaches as far as the leader says, whichever server sends
+// it. Get asks any server that has a copy, which may be a moment behind, and so may a
+// mirror beside the bucket, which answers for it too.
+//
+// # Mirrors and backups
+//
+// A Bucket that is a mirror reads and watches what its origin held a moment ago, and
+// refuses to be written with kv.ErrReadOnly. [Client.Backup] and [Client.Restore] carry
+// buckets from one cluster to another: whole, proved to be, or not at all.
+//
 // # Permissions
 //
 // With a bucket B, reading needs to publish to $JS.API.STREAM.INFO.KV_B,
 // $JS.API.STREAM.MSG.GET.KV_B and $JS.API.DIRECT.GET.KV_B.>, watching and listing
 // keys $JS.API.CONSUMER.CREATE.KV_B.>, $JS.API.CONSUMER.DELETE.KV_B.> and $JS.FC.KV_B.>
-// besides, and writing $KV.B.>; all need to subscribe to _INBOX.>. Creating,
-// deleting and listing buckets needs $JS.API.INFO and $JS.API.STREAM.>.
+// besides, and writing $KV.B.>; all need to subscribe to _INBOX.>. A backup needs what
+// watching needs. Creating, editing, compacting, deleting, examining and listing buckets
+// needs $JS.API.INFO and $JS.API.STREAM.>, and restoring $JS.SNAPSHOT.RESTORE.KV_B.> too.
 package natskv
 
 import (

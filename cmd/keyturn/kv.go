@@ -19,7 +19,7 @@ func (a *app) kvCommand() *cobra.Command {
 		Short: "Put keys into buckets, and get them",
 	},
 		a.kvAddCommand(), a.kvAPICommand(), a.kvBackupCommand(), a.kvCompactCommand(), a.kvCreateCommand(),
-		a.kvDelCommand(), a.kvEditCommand(), a.kvGetCommand(), a.kvHistoryCommand(), a.kvInfoCommand(), a.kvKeysCommand(),
+		a.kvDelCommand(), a.kvDoctorCommand(), a.kvEditCommand(), a.kvGetCommand(), a.kvHistoryCommand(), a.kvInfoCommand(), a.kvKeysCommand(),
 		a.kvLsCommand(), a.kvPurgeCommand(), a.kvPutCommand(), a.kvRestoreCommand(), a.kvRevertCommand(), a.kvRmCommand(),
 		a.kvTxnCommand(), a.kvUpdateCommand(), a.kvWatchCommand(),
 	)

@@ -91,6 +91,8 @@ no bucket.`,
 					return fmt.Errorf("%w: nothing was restored, take another backup", err)
 				case errors.Is(err, kv.ErrBucketExists):
 					return fmt.Errorf("%w: it was left alone, give the restored bucket another name with --as", err)
+				case errors.Is(err, kv.ErrUnsupported):
+					return err
 				case err != nil:
 					return a.explain(err, opts.As)
 				case a.json:

@@ -47,6 +47,8 @@ var borders = map[string][]string{
 	"github.com/ghodss/yaml":         {"machine"},
 	"go.yaml.in/yaml":                {"machine", "watchers/kvwatcher"},
 	"github.com/choria-io/ccm":       {"watchers/kvwatcher"},
+	"github.com/jedib0t/go-pretty":   {"cmd/keyturn"},
+	"github.com/schollz/progressbar": {"cmd/keyturn"},
 	"github.com/spf13/cobra":         {"cmd/keyturn"},
 	"github.com/tidwall/gjson":       {"datalayer"},
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -115,6 +116,8 @@ func TestBackup(t *testing.T) {
 	fill(t, b)
 	check(t, nc.Publish("$KV.B.é", []byte("an invalid key is no reason to leave it out")))
 	want := dump(t, b)
+	// A limit that is lower than what is there.
+	check(t, c.EditBucket(t.Context(), "B", func(c *natskv.Config) { c.MaxValueSize = 1000 }))
 	config := info(t, c, "B").Config
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	var done, total uint64
@@ -438,4 +441,44 @@ func TestDamagedBackup(t *testing.T) {
 	}
 	_, err = c.Restore(t.Context(), dir, natskv.RestoreOptions{})
 	check(t, err)
+}
+
+// TestNatsCommand has the nats command restore what we have backed up, and the other way
+// round. NATS_CLI says where it is, if not in PATH.
+func TestNatsCommand(t *testing.T) {
+	name := os.Getenv("NATS_CLI")
+	if name == "" {
+		name = "nats"
+	}
+	command, err := exec.LookPath(name)
+	if err != nil {
+		t.Skip("SKIPPED, backups are not tested with the nats command: ", err)
+	}
+	srv := startBroker(t)
+	run := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), command, append([]string{"--server", srv.srv.ClientURL(), "--no-context"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+	}
+	c := newClient(t, srv.connect(), quick)
+	b := newBucket(t, c, natskv.Config{Bucket: "B", History: 4, Metadata: map[string]string{"a": "b"}})
+	fill(t, b)
+	want, config := dump(t, b), info(t, c, "B").Config
+	ours, theirs := backup(t, c, "B"), filepath.Join(t.TempDir(), "theirs")
+	run("stream", "backup", "KV_B", theirs, "--no-progress")
+	for what, restore := range map[string]func() error{
+		"theirs by us": func() error { _, err := c.Restore(t.Context(), theirs, natskv.RestoreOptions{}); return err },
+		"ours by them": func() error { run("stream", "restore", ours, "--no-progress"); return nil },
+	} {
+		check(t, c.DeleteBucket(t.Context(), "B"))
+		check(t, restore())
+		if diff := cmp.Diff(want, dump(t, b)); diff != "" {
+			t.Errorf("%s: -want +got\n%s", what, diff)
+		}
+		if diff := cmp.Diff(config, info(t, c, "B").Config); diff != "" {
+			t.Errorf("%s: -want +got\n%s", what, diff)
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -138,18 +137,6 @@ func patch(config map[string]json.RawMessage, sc, before, after jetstream.Stream
 		if after.MaxAge > 0 {
 			after.Duplicates = min(after.Duplicates, after.MaxAge)
 		}
-	}
-	if !maps.Equal(before.Metadata, after.Metadata) {
-		metadata := maps.Clone(after.Metadata)
-		for key, value := range sc.Metadata {
-			if strings.HasPrefix(key, hidden) {
-				if metadata == nil {
-					metadata = map[string]string{}
-				}
-				metadata[key] = value
-			}
-		}
-		after.Metadata = metadata
 	}
 	return replace(config, before, after)
 }

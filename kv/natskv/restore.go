@@ -169,7 +169,7 @@ func (r *restore) remove(ctx context.Context) error {
 
 // configs returns the config that the bucket is to have, and the one that it has until
 // all is there: its subjects are others, so nobody puts anything into it or takes it for
-// a bucket, and nothing else works on it or limits it.
+// a bucket, and no limit that was lowered later refuses what is older.
 func (r *restore) configs() (final, hiddenConfig map[string]json.RawMessage, err error) {
 	final = maps.Clone(r.has.meta.Config)
 	wanted := r.has.stream
@@ -195,7 +195,6 @@ func (r *restore) configs() (final, hiddenConfig map[string]json.RawMessage, err
 	}
 	unfinished.Metadata[restoringKey] = r.id
 	unfinished.MaxMsgSize = -1
-	unfinished.RePublish = nil
 	if wanted.Mirror == nil {
 		unfinished.Sources = nil
 		unfinished.Subjects = []string{r.subject()}

@@ -140,7 +140,6 @@ func commit(k *call, bound *binding, keyed []*nats.Msg) (uint64, error) {
 		}
 		var ack struct {
 			Seq   uint64              `json:"seq"`
-			Count int                 `json:"count"`
 			Error *jetstream.APIError `json:"error"`
 		}
 		if err := json.Unmarshal(reply.Data, &ack); err != nil {
@@ -149,9 +148,8 @@ func commit(k *call, bound *binding, keyed []*nats.Msg) (uint64, error) {
 		if ack.Error != nil {
 			return 0, ack.Error
 		}
-		if !last || ack.Count != len(keyed) {
-			// A server that knows no batches has put the messages one by one.
-			return 0, fmt.Errorf("%w: the server is too old for transactions, and has put %d of %d", kv.ErrUnsupported, i+1, len(keyed))
+		if !last {
+			return 0, errNotJetStream
 		}
 		return ack.Seq, nil
 	}

@@ -44,8 +44,11 @@ type Options struct {
 	// Log takes what operators should know. Nil discards it.
 	Log *slog.Logger
 
+	// OnStart hears once that the machine has its folder and starts now.
+	OnStart func()
+
 	// OnStep hears of every step, and OnWatcher of every change of a watcher's
-	// state, and of the state as it is at each announce_interval. Both are called by
+	// state, and of the state as it is at each announce_interval. All three are called by
 	// the machine's goroutine, in order, and must not block.
 	OnStep    func(Step)
 	OnWatcher func(WatcherStatus)
@@ -83,6 +86,9 @@ func New(m *Manifest, opts Options) (*Machine, error) {
 	opts.Log = opts.Log.With("machine", m.Name)
 	if opts.Facts == nil {
 		opts.Facts = func() []byte { return []byte("{}") }
+	}
+	if opts.OnStart == nil {
+		opts.OnStart = func() {}
 	}
 	if opts.OnStep == nil {
 		opts.OnStep = func(Step) {}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -98,8 +99,12 @@ func untilInterrupted() (ctx context.Context, stop func()) {
 		case <-ctx.Done():
 			return
 		}
-		<-signals
-		os.Exit(exitFailure)
+		for first := time.Now(); ; {
+			// What ends a whole group, as timeout does, may say it twice.
+			if s := <-signals; s != syscall.SIGTERM || time.Since(first) > sameSignal {
+				os.Exit(exitFailure)
+			}
+		}
 	}()
 	return ctx, func() {
 		signal.Stop(broken)
@@ -107,6 +112,9 @@ func untilInterrupted() (ctx context.Context, stop func()) {
 		cancel()
 	}
 }
+
+// sameSignal is how long after the first signal a SIGTERM means the same.
+const sameSignal = 500 * time.Millisecond
 
 // reporter returns how to show what happens, and the log.
 func (r *machineRun) reporter(stdout, stderr *outlet) (reporter, *slog.Logger, error) {
@@ -149,6 +157,7 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 		Facts:     facts.get,
 		Identity:  r.identity,
 		Log:       log,
+		OnStart:   func() { report.starting(manifest.Name, next) },
 		OnStep:    report.step,
 		OnWatcher: report.watcher,
 		Output:    report.output,
@@ -156,7 +165,6 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 	if err != nil {
 		return err
 	}
-	report.starting(manifest.Name, next)
 	if err := m.Run(ctx); err != nil {
 		return err
 	}

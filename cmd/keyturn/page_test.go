@@ -32,7 +32,10 @@ func TestPage(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) {
 		here, elsewhere := startCluster(t, "here"), startCluster(t, "elsewhere")
 		t.Setenv("NATS_URL", urls(here))
-		runPage(t, "3", func(*testscript.TestScript) { stop(here[0]) }, func(ts *testscript.TestScript) {
+		runPage(t, "3", func(ts *testscript.TestScript) {
+			stop(here[0])
+			answers(ts) // an election may take longer than a command waits for an answer
+		}, func(ts *testscript.TestScript) {
 			ts.Setenv("NATS_URL", urls(elsewhere))
 		})
 	})
@@ -53,6 +56,19 @@ func runPage(t *testing.T, replicas string, harm, elsewhere func(*testscript.Tes
 	params.Cmds["harm"] = func(ts *testscript.TestScript, _ bool, _ []string) { harm(ts) }
 	params.Cmds["elsewhere"] = func(ts *testscript.TestScript, _ bool, _ []string) { elsewhere(ts) }
 	testscript.Run(t, params)
+}
+
+// answers waits until the cluster answers for the page's bucket again.
+func answers(ts *testscript.TestScript) {
+	for deadline := time.Now().Add(time.Minute); ; {
+		err := ts.Exec("keyturn", "kv", "get", "CFG", "username", "--raw")
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the cluster does not answer: %v", err)
+		}
+	}
 }
 
 // varying are the times and sizes on the page.

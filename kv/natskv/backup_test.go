@@ -271,6 +271,25 @@ func TestServersBackup(t *testing.T) {
 	}
 }
 
+// TestProof finds what a backup lacks, and does not miss what was deleted meanwhile.
+func TestProof(t *testing.T) {
+	srv := startBroker(t)
+	c := newClient(t, srv.connect(), quick)
+	b := newBucket(t, c, natskv.Config{Bucket: "B"})
+	put(t, b, "there", "1")
+	put(t, b, "deleted", "2")
+	check(t, b.Delete(t.Context(), "deleted", 0))
+	live := map[string]kv.Revision{"there": 1, "deleted": 2, "vanished": 9}
+	for _, has := range []map[string]uint64{{"$KV.B.there": 1}, {"$KV.B.there": 4}} {
+		check(t, c.Prove(t.Context(), "B", has, live))
+	}
+	put(t, b, "there", "2")
+	live["there"] = 4
+	for _, has := range []map[string]uint64{{}, {"$KV.B.there": 1}, {"$KV.C.there": 4}} {
+		wantErr(t, "a backup that lacks a key", kv.ErrBackup, func() error { return c.Prove(t.Context(), "B", has, live) })
+	}
+}
+
 // backups is how often TestBackupWhileWriting makes a backup.
 func backups(t *testing.T) int {
 	n, err := strconv.Atoi(os.Getenv("KEYTURN_BACKUPS"))

@@ -3,6 +3,7 @@ package natskv
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -22,16 +23,24 @@ func (c *Client) PurgeAll(ctx context.Context, name string) error {
 // markers too where these are older than an age, so that everybody has seen them. It
 // returns how many markers it has removed. What was put meanwhile stays.
 func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (removed int, err error) {
+	b, err := c.bucket(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := c.purge(ctx, "compact", name, func(*bucket, *call, *binding) error { return nil }); err != nil {
+		return 0, err
+	}
 	var markers []kv.Entry
-	err = c.purge(ctx, "compact", name, func(b *bucket, k *call, bound *binding) error {
-		entries, err := b.snapshot(k, bound, nil)
-		for _, e := range entries {
+	err = b.readAll(ctx, nil, func(snapshot map[string]kv.Entry) {
+		for _, e := range snapshot {
 			if e.Operation != kv.OpPut {
 				markers = append(markers, e)
 			}
 		}
-		return err
 	})
+	if err != nil {
+		return 0, fmt.Errorf("compact bucket %s: %w", name, err)
+	}
 	slices.SortFunc(markers, func(a, b kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
 	for _, marker := range markers {
 		// The server purges up to a revision, without that.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"strings"
 	"time"
@@ -45,9 +44,9 @@ const (
 
 // Restore makes a bucket of a backup that Backup or nats stream backup has written,
 // with the revisions and times that its entries had. It sends nothing before it has
-// read and verified the whole backup. Until all of it has been restored there is no
-// bucket for anybody, and what fails or is interrupted leaves none; of a process that
-// was killed, what is left is removed by the next Restore.
+// read and verified the whole backup. Until all of it has been restored nobody can put
+// anything into it, and for this package there is no bucket. What fails or is
+// interrupted leaves nothing; what a killed process has left is removed by the next Restore.
 //
 // It returns kv.ErrBackup when the backup is not whole, kv.ErrBucketExists when there
 // is a bucket of that name, kv.ErrReplicas when there are too few servers, and
@@ -167,75 +166,6 @@ func (r *restore) remove(ctx context.Context) error {
 	return api(k, "STREAM.DELETE."+streamPrefix+r.name, nil, nil)
 }
 
-// configs returns the config that the bucket is to have, and the one that it has until
-// all is there: its subjects are others, so nobody puts anything into it or takes it for
-// a bucket, and no limit that was lowered later refuses what is older.
-func (r *restore) configs() (final, hiddenConfig map[string]json.RawMessage, err error) {
-	final = maps.Clone(r.has.meta.Config)
-	wanted := r.has.stream
-	if r.name != r.backup.Bucket {
-		wanted = renamed(wanted, r.backup.Bucket, r.name)
-	}
-	if r.opts.Replicas > 0 {
-		wanted.Replicas = r.opts.Replicas
-	}
-	if p := r.opts.Placement; p != nil {
-		wanted.Placement = nil
-		if p.Cluster != "" || len(p.Tags) > 0 {
-			wanted.Placement = &jetstream.Placement{Cluster: p.Cluster, Tags: p.Tags}
-		}
-	}
-	if err := replace(final, r.has.stream, wanted); err != nil {
-		return nil, nil, err
-	}
-	unfinished := wanted
-	unfinished.Metadata = maps.Clone(wanted.Metadata)
-	if unfinished.Metadata == nil {
-		unfinished.Metadata = map[string]string{}
-	}
-	unfinished.Metadata[restoringKey] = r.id
-	unfinished.MaxMsgSize = -1
-	if wanted.Mirror == nil {
-		unfinished.Sources = nil
-		unfinished.Subjects = []string{r.subject()}
-	}
-	hiddenConfig = maps.Clone(final)
-	return final, hiddenConfig, replace(hiddenConfig, wanted, unfinished)
-}
-
-// renamed is the stream of a bucket that gets another name.
-func renamed(sc jetstream.StreamConfig, from, to string) jetstream.StreamConfig {
-	old, prefix := subjectPrefix+from+".", subjectPrefix+to+"."
-	move := func(subject string) string {
-		if rest, ok := strings.CutPrefix(subject, old); ok {
-			return prefix + rest
-		}
-		return subject
-	}
-	sc.Name = streamPrefix + to
-	var subjects []string
-	for _, s := range sc.Subjects {
-		subjects = append(subjects, move(s))
-	}
-	sc.Subjects = subjects
-	if sc.RePublish != nil {
-		republish := *sc.RePublish
-		republish.Source = move(republish.Source)
-		sc.RePublish = &republish
-	}
-	var sources []*jetstream.StreamSource
-	for _, s := range sc.Sources {
-		source := *s
-		source.SubjectTransforms = nil
-		for _, t := range s.SubjectTransforms {
-			source.SubjectTransforms = append(source.SubjectTransforms, jetstream.SubjectTransformConfig{Source: t.Source, Destination: move(t.Destination)})
-		}
-		sources = append(sources, &source)
-	}
-	sc.Sources = sources
-	return sc
-}
-
 // send sends the data to the server, which makes the stream of it.
 func (r *restore) send(ctx context.Context, config map[string]json.RawMessage) error {
 	to, err := r.begin(ctx, config)
@@ -306,6 +236,7 @@ func (r *restore) begin(ctx context.Context, config map[string]json.RawMessage) 
 			Subject string `json:"deliver_subject"`
 		}
 		err := api(k, "STREAM.RESTORE."+stream, request, &answer)
+		r.ended = errorCode(err) != 0
 		switch code := errorCode(err); {
 		case err == nil:
 			return answer.Subject, nil

@@ -139,7 +139,7 @@ func TestManyWatches(t *testing.T) {
 // eventually waits for a condition that nothing but asking can tell.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for tick := time.Tick(10 * time.Millisecond); !cond(); {
 		select {
 		case <-tick:

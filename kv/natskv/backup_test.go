@@ -1,6 +1,7 @@
 package natskv_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -268,6 +270,59 @@ func TestServersBackup(t *testing.T) {
 	s.restore(t, js)
 	if diff := cmp.Diff(want, dump(t, b)); diff != "" {
 		t.Errorf("ours: -want +got\n%s", diff)
+	}
+}
+
+// TestOldArchive restores what a server before 2.15 has backed up: the files of the stream.
+func TestOldArchive(t *testing.T) {
+	old, srv := startBroker(t), startBroker(t)
+	nc := old.connect()
+	c := newClient(t, nc, quick)
+	b := newBucket(t, c, natskv.Config{Bucket: "B", History: 4})
+	fill(t, b)
+	want := dump(t, b)
+	meta, err := json.Marshal(backUp(t, nc, "KV_B").about)
+	check(t, err)
+	old.stop()
+	var data bytes.Buffer
+	compressed := s2.NewWriter(&data)
+	archive := tar.NewWriter(compressed)
+	root := filepath.Join(old.opts.StoreDir, "jetstream", "$G", "streams", "KV_B")
+	blocks, err := filepath.Glob(filepath.Join(root, "msgs", "*.blk"))
+	check(t, err)
+	names := []string{"meta.inf", "meta.sum"}
+	for _, path := range blocks {
+		names = append(names, "msgs/"+filepath.Base(path))
+	}
+	for _, name := range names {
+		file, err := os.ReadFile(filepath.Join(root, name))
+		check(t, err)
+		check(t, archive.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(file)), Typeflag: tar.TypeReg}))
+		_, err = archive.Write(file)
+		check(t, err)
+		check(t, archive.Flush())
+		check(t, compressed.Flush())
+	}
+	noEnd := data.Len()
+	check(t, archive.Close())
+	check(t, compressed.Close())
+
+	c = newClient(t, srv.connect(), quick)
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "backup.json"), meta, 0o600))
+	write := func(data []byte) { check(t, os.WriteFile(filepath.Join(dir, "stream.tar.s2"), data, 0o600)) }
+	restore := func(opts natskv.RestoreOptions) error { _, err := c.Restore(t.Context(), dir, opts); return err }
+	for _, n := range []int{0, 5, 100, data.Len() / 2, noEnd - 1, noEnd, data.Len() - 1} {
+		write(data.Bytes()[:n])
+		wantErr(t, fmt.Sprint("cut at byte ", n), kv.ErrBackup, func() error { return restore(natskv.RestoreOptions{}) })
+	}
+	write(data.Bytes())
+	wantErr(t, "under another name", kv.ErrUnsupported, func() error { return restore(natskv.RestoreOptions{As: "C"}) })
+	check(t, restore(natskv.RestoreOptions{}))
+	b, err = c.Bucket("B")
+	check(t, err)
+	if diff := cmp.Diff(want, dump(t, b)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 

@@ -40,7 +40,9 @@ type plan struct {
 }
 
 // asking returns the plan of an act for one key.
-func (c *contestant) asking(act string) plan { return plan{Act: act, Keys: []string{act + "-" + c.name}} }
+func (c *contestant) asking(act string) plan {
+	return plan{Act: act, Keys: []string{act + "-" + c.name}}
+}
 
 // manyKeys returns a plan for the keys mem.0, mem.1, ...
 func manyKeys(act string, n int) plan {
@@ -235,7 +237,7 @@ func (run *running) awaitReady() error {
 	case <-run.ready:
 		return nil
 	case <-time.After(time.Minute):
-		return fmt.Errorf("%s is not ready after a minute; -v shows what it says", run.name)
+		return fmt.Errorf("%s is not ready after a minute: -v shows what it says", run.name)
 	case <-run.r.ctx.Done():
 		return run.r.ctx.Err()
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -15,21 +18,16 @@ import (
 func (p *play) spaced() error {
 	const turn = 15
 	samples := map[string][]time.Duration{}
+	var syncs []time.Duration
 	for done := 0; done < p.settings.puts; done += turn {
 		n := min(turn, p.settings.puts-done)
 		for range n {
-			began := time.Now()
-			value := p.value("ok")
-			cmd := exec.CommandContext(p.ctx, p.commandPath(), p.fifoPath())
-			cmd.Env = []string{"VALUE=" + value}
-			if err := cmd.Run(); err != nil {
+			started, synced, err := p.limits()
+			if err != nil {
 				return err
 			}
-			e, ok := p.begun(value, time.Second)
-			if !ok {
-				return fmt.Errorf("the command does not note that it has begun")
-			}
-			samples[alone] = append(samples[alone], e.at.Sub(began))
+			samples[alone] = append(samples[alone], started)
+			syncs = append(syncs, synced)
 		}
 		for _, c := range p.all() {
 			if err := p.turn(c, n, samples); err != nil {
@@ -39,6 +37,7 @@ func (p *play) spaced() error {
 	}
 
 	p.report.Put = milliseconds(quantile(p.puts, 0.5))
+	p.report.Sync = milliseconds(quantile(syncs, 0.5))
 	for name := range samples {
 		p.report.set("p50_ms", name, milliseconds(quantile(samples[name], 0.5)))
 		p.report.set("p99_ms", name, milliseconds(quantile(samples[name], 0.99)))
@@ -50,6 +49,35 @@ func (p *play) spaced() error {
 	}
 
 	return nil
+}
+
+// limits measures what nobody can be faster than: from the start of the command to its first
+// instruction, and what it takes to have 200 bytes more on disk.
+func (p *play) limits() (started, synced time.Duration, err error) {
+	value := p.value("ok")
+	cmd := exec.CommandContext(p.ctx, p.commandPath(), p.fifoPath())
+	cmd.Env = []string{"VALUE=" + value}
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		return 0, 0, err
+	}
+	e, ok := p.begun(value, time.Second)
+	if !ok {
+		return 0, 0, errors.New("the command does not note that it has begun")
+	}
+
+	file, err := os.OpenFile(filepath.Join(p.dir, "synced"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer file.Close()
+	before := time.Now()
+	if _, err := file.Write(make([]byte, 200)); err != nil {
+		return 0, 0, err
+	}
+	err = file.Sync()
+
+	return e.at.Sub(began), time.Since(before), err
 }
 
 // turn measures n puts of a contestant.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,7 +82,7 @@ func (p *play) begin(c *contestant, plan plan) (*running, error) {
 		return nil, err
 	}
 	if _, ok := p.begun(value, patience); !ok {
-		return nil, fmt.Errorf("did not act on its first value, -v shows what it says")
+		return nil, errors.New("did not act on its first value: -v shows what it says")
 	}
 	p.collect(200 * time.Millisecond)
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/memkv"
@@ -45,6 +46,72 @@ func ExampleBucket_get() {
 	// true get username in bucket CFG: unknown key
 	// bob 1 <nil>
 	// true DEL 2
+}
+
+// A key keeps its last revisions, as many as the bucket's history. Deleting adds a
+// marker to them, and Purge leaves nothing but one.
+func ExampleBucket_history() {
+	ctx := context.Background()
+	b := openBucket()
+	for _, value := range []string{"alice", "bob"} {
+		if _, err := b.Put(ctx, "username", []byte(value)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := b.Delete(ctx, "username", 0); err != nil {
+		log.Fatal(err)
+	}
+	entries, err := b.History(ctx, "username")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, e := range entries {
+		fmt.Printf("%d %s %q\n", e.Revision, e.Operation, e.Value)
+	}
+
+	before, err := b.GetRevision(ctx, "username", 1)
+	fmt.Println(string(before.Value), err)
+	// Output:
+	// 1 PUT "alice"
+	// 2 PUT "bob"
+	// 3 DEL ""
+	// alice <nil>
+}
+
+// A filter is a key in which * stands for one token, and > at the end for all that follow.
+func ExampleBucket_keys() {
+	ctx := context.Background()
+	b := openBucket()
+	for _, key := range []string{"app.web.version", "app.db.version", "app.db.port", "motd"} {
+		if _, err := b.Put(ctx, key, []byte("1")); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(b.Keys(ctx, "app.*.version"))
+	fmt.Println(b.Keys(ctx, "app.db.>", "motd"))
+	// Output:
+	// [app.db.version app.web.version] <nil>
+	// [app.db.port app.db.version motd] <nil>
+}
+
+// A value that expires needs a bucket that is an Expirer: not every store can, and
+// not every bucket of one that can is set to.
+func ExampleExpirer() {
+	b := openBucket()
+	e, ok := b.(kv.Expirer)
+	if !ok {
+		fmt.Println("values of this store do not expire")
+		return
+	}
+	_, err := e.PutTTL(context.Background(), "lease", []byte("host1"), time.Minute)
+	switch {
+	case errors.Is(err, kv.ErrUnsupported):
+		fmt.Println("this bucket was made without")
+	case err != nil:
+		log.Fatal(err)
+	}
+	// Output:
+	// values of this store do not expire
 }
 
 // Several writers change a key one after the other: who was not the first reads

@@ -279,12 +279,17 @@ func TestOtherUsers(t *testing.T) {
 	ours, theirs := mkdir("ours", 0, 0o700), mkdir("theirs", 65534, 0o700)
 	store := connect(t, ours)
 	bucketWith(t, store, "k", "v")
+	closed := mkdir("closed", 65534, 0o500)
+	if err := errors.Join(os.WriteFile(filepath.Join(closed, lockName), nil, 0o600), os.Chown(filepath.Join(closed, lockName), 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
 
 	for dir, want := range map[string]string{
 		ours:                               "it belongs to root: run as that user, or name a folder in KEYTURN_STORE that is yours",
 		filepath.Join(ours, "below"):       "permission denied: name a folder in KEYTURN_STORE that is yours",
 		filepath.Join(root, "new"):         "make the folder: permission denied: name one that can be made in KEYTURN_STORE",
 		mkdir("read only", 65534, 0o500):   "lock the folder: permission denied: make it writable, or name another one in KEYTURN_STORE",
+		closed:                             "listen unix " + filepath.Join(closed, socketName) + ": bind: permission denied: make it writable, or name another one in KEYTURN_STORE",
 		filepath.Join(theirs, "of", "his"): "connected",
 	} {
 		p := start(t, "connect", dir, nobody)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 const (
@@ -26,7 +27,10 @@ func listenSocket(dir string) (listener *net.UnixListener, err error) {
 		listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+		return nil, fmt.Errorf("%w: make it writable, or name another one in KEYTURN_STORE", err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: name a folder on a local disk in KEYTURN_STORE", err)
 	}
 	// The name it was bound by may be gone: whoever closes it removes the file.

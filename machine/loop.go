@@ -187,6 +187,7 @@ func (l *loop) run(ctx context.Context) {
 	defer close(l.done)
 	l.since = time.Now()
 	l.log.Info("started", "version", l.manifest.Version, "state", l.current.State, "instance", l.instance)
+	l.publish()
 	l.opts.OnStart()
 	for _, w := range l.manifest.Warnings {
 		l.log.Warn(w.Error())

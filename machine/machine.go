@@ -44,7 +44,8 @@ type Options struct {
 	// Log takes what operators should know. Nil discards it.
 	Log *slog.Logger
 
-	// OnStart hears once that the machine has its folder and starts now.
+	// OnStart hears once that the machine has its folder and starts now, in the state
+	// that Status then has.
 	OnStart func()
 
 	// OnStep hears of every step, and OnWatcher of every change of a watcher's

@@ -317,14 +317,28 @@ func (c *crash) action(given string) {
 func (c *crash) end() {
 	cmd := c.start()
 	c.putValue("a", "last") // what is settled with it was settled by a program that runs
-	deadline := time.Now().Add(20 * time.Second)
-	for !c.settled() {
+	c.rest()
+	c.finish(cmd)
+}
+
+// rest waits until the machine has nothing more to do.
+func (c *crash) rest() {
+	c.t.Helper()
+	c.wait("the machine comes to rest", c.settled)
+}
+
+// wait waits for what the machine does in its own time.
+func (c *crash) wait(what string, done func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); !done(); pause(c.t.Context(), 50) {
 		if time.Now().After(deadline) {
-			c.t.Errorf("promise 2: the machine does not come to rest with %v, its data is %s", c.values, c.stored())
-			break
+			c.t.Fatalf("never: %s with %v, its data is %s", what, c.values, c.stored())
 		}
-		pause(c.t.Context(), 50)
 	}
+}
+
+// finish stops the program, and wants its last action to have had the last values.
+func (c *crash) finish(cmd *exec.Cmd) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		c.t.Fatal(err)
 	}

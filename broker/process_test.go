@@ -5,6 +5,7 @@ package broker
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -280,6 +281,7 @@ func TestOtherUsers(t *testing.T) {
 	store := connect(t, ours)
 	bucketWith(t, store, "k", "v")
 	closed := mkdir("closed", 65534, 0o500)
+	mkdir("closed/jetstream", 65534, 0o700)
 	if err := errors.Join(os.WriteFile(filepath.Join(closed, lockName), nil, 0o600), os.Chown(filepath.Join(closed, lockName), 65534, 65534)); err != nil {
 		t.Fatal(err)
 	}

@@ -165,12 +165,16 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 	if err != nil {
 		return err
 	}
+	defer time.AfterFunc(settled, giveBack).Stop()
 	if err := m.Run(ctx); err != nil {
 		return err
 	}
 	report.stopped(m.Status().State)
 	return nil
 }
+
+// settled is when a machine has seen its buckets, as a rule.
+const settled = 2 * time.Second
 
 // prepare makes the buckets of the machine, where that is ours to do, and returns
 // the commands for somebody to type next.

@@ -18,21 +18,29 @@ import (
 	"time"
 
 	"github.com/keyturn-io/keyturn/datalayer"
+	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/memkv"
 	"github.com/keyturn-io/keyturn/machine"
 	"github.com/keyturn-io/keyturn/watchers"
 )
 
 // randomManifests are the machines that random schedules are played to. "deploy" takes
-// a random time and fails at random; "stay" keeps watching while it deploys.
+// a random time and fails at random; "retry" begins it again until it has failed often.
+// "stay" keeps watching while it deploys, and "supersede" begins again with what is newer.
 var randomManifests = map[string]string{
-	"watch":    strings.NewReplacer("KV", "key: app.a, mode: watch").Replace(randomManifest),
-	"poll":     strings.NewReplacer("KV", "key: app.a", "#interval", "interval: 1s").Replace(randomManifest),
-	"filter":   strings.NewReplacer("KV", "key: app.>, mode: watch").Replace(randomManifest),
-	"object":   strings.NewReplacer("KV", "mode: watch, store_key: all", "#interval", "interval: 5s").Replace(randomManifest),
-	"delete":   strings.NewReplacer("KV", "mode: watch, on_missing: delete").Replace(randomManifest),
-	"debounce": strings.NewReplacer("KV", "mode: watch, debounce: 300ms").Replace(randomManifest),
-	"resume":   strings.NewReplacer("KV", "mode: watch", "#resume", "resume: true").Replace(randomManifest),
+	"watch":     strings.NewReplacer("KV", "key: app.a, mode: watch").Replace(randomManifest),
+	"poll":      strings.NewReplacer("KV", "key: app.a", "#interval", "interval: 1s").Replace(randomManifest),
+	"republish": strings.NewReplacer("KV", "key: app.a, republish_trigger: changes.>", "#interval", "interval: 5m").Replace(randomManifest),
+	"filter":    strings.NewReplacer("KV", "key: app.>, mode: watch").Replace(randomManifest),
+	"object":    strings.NewReplacer("KV", "mode: watch, store_key: all", "#interval", "interval: 5s").Replace(randomManifest),
+	"part":      strings.NewReplacer("KV", "key: app.*, mode: watch, store_key: all, on_missing: delete").Replace(randomManifest),
+	"delete":    strings.NewReplacer("KV", "mode: watch, on_missing: delete").Replace(randomManifest),
+	"debounce":  strings.NewReplacer("KV", "mode: watch, debounce: 300ms").Replace(randomManifest),
+	"retry":     strings.NewReplacer("KV", "key: app.>, mode: watch", "type: job", "type: retried").Replace(randomManifest),
+	"resume":    strings.NewReplacer("KV", "mode: watch", "#resume", "resume: true").Replace(randomManifest),
+	"stay":      strings.NewReplacer("KV", "mode: watch", "[WAIT] # kv", "[WAIT, DEPLOY]").Replace(randomManifest),
+	"supersede": strings.NewReplacer("KV", "mode: watch", "[WAIT] # kv", "[WAIT, DEPLOY]", "#resume", "resume: true", "#again",
+		"- {name: update, from: [DEPLOY], destination: DEPLOY, reenter: true}", "type: job", "type: killed").Replace(randomManifest),
 }
 
 const randomManifest = `name: random
@@ -41,6 +49,7 @@ initial_state: WAIT
 #resume
 transitions:
 - {name: update, from: [WAIT], destination: DEPLOY}
+#again
 - {name: deployed, from: [DEPLOY], destination: WAIT}
 - {name: failed, from: [DEPLOY], destination: WAIT}
 - {name: halt, from: [WAIT, DEPLOY], destination: HALT}
@@ -48,7 +57,7 @@ transitions:
 watchers:
 - name: kv_watch
   type: kv
-  state_match: [WAIT]
+  state_match: [WAIT] # kv
   success_transition: update
   #interval
   properties: {bucket: CFG, KV}
@@ -86,30 +95,49 @@ func TestRandomSchedules(t *testing.T) {
 
 // schedule is a random schedule and what came of it.
 type schedule struct {
-	t       *testing.T
-	seed    uint64
-	random  *rand.Rand // of the test's own goroutine
-	name    string
-	dir     string
-	store   *memkv.Store
-	backup  memkv.Backup
-	created bool
-	m       *machine.Machine
-	stop    func()
+	t        *testing.T
+	seed     uint64
+	random   *rand.Rand // of the test's own goroutine
+	manifest string
+	filter   string // what the kv watcher watches
+	dir      string
+	store    *memkv.Store
+	backup   memkv.Backup
+	created  bool
+	m        *machine.Machine
+	stop     func()
 
 	mu       sync.Mutex // guards what follows: the machine's goroutines tell it, too
 	log      []string
 	commands uint64
-
-	// What the oracle knows.
-	settled   map[string]string          // the keys whose last change is settled, with their values
-	acted     map[string]string          // those that a command had since, which settle together
-	steps     int                        // that began a command since
-	owed      bool                       // a change led to a step and has not been settled since
-	acting    bool                       // there was ever a step that begins a command
-	last      string                     // the data on disk at the last one
-	has, had  map[string]json.RawMessage // the same, and at the one before
+	knows
 	complaint string
+	images    int    // instants until an image is taken; 0 for none
+	image     *image // the last one that was taken
+}
+
+// knows is what the oracle knows.
+type knows struct {
+	settled  map[string]string          // the keys whose last change is settled, with their values
+	acted    map[string]string          // those that a command had since, which settle together
+	steps    int                        // that began a command since
+	owed     bool                       // a change led to a step and has not been settled since
+	acting   bool                       // there was ever a step that begins a command
+	refused  uint64                     // events before the last one
+	calm     bool                       // none was refused between the last two: no data changed without a step
+	has, had map[string]json.RawMessage // the data on disk at the last one, and at the one before
+}
+
+func (k knows) clone() knows {
+	k.settled, k.acted = maps.Clone(k.settled), maps.Clone(k.acted)
+	return k
+}
+
+// image is the machine at an instant, as a crash then would leave it.
+type image struct {
+	folder string
+	knows  knows
+	log    []string
 }
 
 func newSchedule(t *testing.T, seed uint64, name string) *schedule {
@@ -122,11 +150,19 @@ func newSchedule(t *testing.T, seed uint64, name string) *schedule {
 		t.Fatal(err)
 	}
 
-	return &schedule{
-		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 1)), name: name, dir: dir, store: memkv.New(),
-		settled: map[string]string{}, acted: map[string]string{},
+	s := &schedule{
+		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 1)), manifest: randomManifests[name], filter: ">", dir: dir, store: memkv.New(),
+		knows: knows{settled: map[string]string{}, acted: map[string]string{}},
 	}
+	if _, rest, found := strings.Cut(s.manifest, ", key: "); found {
+		s.filter = rest[:strings.IndexAny(rest, ",}")]
+	}
+
+	return s
 }
+
+// says says whether the manifest has a text.
+func (s *schedule) says(text string) bool { return strings.Contains(s.manifest, text) }
 
 func (s *schedule) say(format string, args ...any) {
 	s.mu.Lock()
@@ -185,7 +221,8 @@ func (s *schedule) line() {
 		s.t.Fatal(err)
 	}
 	ctx := s.t.Context()
-	key := []string{"app.a", "app.b", "app.c"}[s.random.IntN(3)]
+	key := []string{"app.a", "app.a", "app.b", "app.b", "app.c", "app.d.e", "other"}[s.random.IntN(7)]
+	after := func() {}
 	value := []string{"1", "2", "3", `{"n": 1}`}[s.random.IntN(4)]
 	switch n := s.random.IntN(100); {
 	case n < 40:
@@ -194,9 +231,14 @@ func (s *schedule) line() {
 	case n < 47:
 		s.say("del %s: %v", key, bucket.Delete(ctx, key, 0))
 	case n < 50:
+		after = s.kept(key)
 		s.say("vanish %s: %v", key, s.store.Vanish("CFG", key))
-	case n < 53:
+	case n < 52:
+		after = s.kept("app.a", "app.b", "app.c")
 		s.say("clear: %v", s.store.PurgeAll("CFG"))
+	case n < 53:
+		s.store.Hint("changes." + key)
+		s.say("hint")
 	case n < 56:
 		s.say("remove: %v", s.store.Remove("CFG"))
 	case n < 62:
@@ -217,8 +259,10 @@ func (s *schedule) line() {
 	case n < 77:
 		s.store.Up()
 		s.say("up")
-	case n < 85:
+	case n < 81:
 		s.crash()
+	case n < 85:
+		s.crashSoon()
 	case n < 88 && s.stop != nil:
 		s.stop()
 		s.stop = nil
@@ -231,6 +275,25 @@ func (s *schedule) line() {
 		s.say("go: %v", s.m.Fire(ctx, "go"))
 	}
 	time.Sleep([]time.Duration{0, 0, time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second}[s.random.IntN(6)])
+	synctest.Wait()
+	after()
+}
+
+// kept returns what is to be called when keys have vanished: what the data had of them it
+// still has then, unless the manifest wants that they go.
+func (s *schedule) kept(keys ...string) func() {
+	if s.stop == nil || s.says("on_missing: delete") {
+		return func() {}
+	}
+	before := s.data()
+	return func() {
+		now := s.data()
+		for _, key := range keys {
+			if before[key] != nil && now[key] == nil {
+				s.complain("promise 1: %s vanished, and its value was not kept", key)
+			}
+		}
+	}
 }
 
 func (s *schedule) create() {
@@ -240,32 +303,27 @@ func (s *schedule) create() {
 func (s *schedule) start() {
 	s.say("start")
 	s.mu.Lock()
-	if s.name != "resume" {
+	if !s.says("resume: true") {
 		clear(s.acted) // what was not settled will be repeated
 	}
 	s.mu.Unlock()
-	kinds := append(slices.Clone(testKinds), watchers.Kind{Name: "job", New: func() watchers.Properties { return &job{s} }})
-	m, err := machine.Parse("machine.yaml", []byte(randomManifests[s.name]), kinds)
+	kinds := slices.Clone(testKinds)
+	for _, j := range []job{{s: s, name: "job"}, {s: s, name: "retried"}, {s: s, name: "killed"}} {
+		kinds = append(kinds, watchers.Kind{Name: j.name, New: func() watchers.Properties { return &j }})
+	}
+	m, err := machine.Parse("machine.yaml", []byte(s.manifest), kinds)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.m, err = machine.New(m, machine.Options{
 		Dir:    s.dir,
 		Bucket: s.store.Bucket,
-		OnStep: func(step machine.Step) {
+		OnStep: s.step,
+		OnWatcher: func(w machine.WatcherStatus) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.note("  %s --%s--> %s", step.From, step.Event, step.To)
-			switch {
-			case step.To == "DEPLOY":
-				s.steps++
-				s.had, s.has = s.has, s.data()
-				s.owed, s.acting, s.last = true, true, s.text(s.has)
-			case step.To == "WAIT":
-				// The machine is back where it watches, so what was begun is settled.
-				maps.Copy(s.settled, s.acted)
-				clear(s.acted)
-				s.steps, s.owed = 0, false
+			if w.State != "changed" { // whose step is told next
+				s.instant()
 			}
 		},
 	})
@@ -281,25 +339,85 @@ func (s *schedule) start() {
 	synctest.Wait()
 }
 
+// step follows the machine.
+func (s *schedule) step(step machine.Step) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note("  %s --%s--> %s", step.From, step.Event, step.To)
+	switch step.To {
+	case "DEPLOY":
+		s.steps++
+		s.had, s.has = s.has, s.data()
+		refused := s.m.Status().Refused
+		s.acting, s.calm, s.refused = true, refused == s.refused, refused
+		// What is watched in the state that it leads to is settled by the step.
+		s.owed = !s.says("[WAIT, DEPLOY]") || s.says("resume: true")
+		s.instant() // the step was taken, and nothing but its data is saved
+	case "WAIT":
+		s.instant() // what was begun is settled, and that is not saved
+		maps.Copy(s.settled, s.acted)
+		clear(s.acted)
+		s.steps, s.owed = 0, false
+	}
+}
+
+// instant takes an image, if its time has come. The caller has s.mu.
+func (s *schedule) instant() {
+	if s.images == 0 {
+		return
+	}
+	if s.images--; s.images == 0 {
+		s.image = &image{copyFolder(s.t, s.dir), s.clone(), slices.Clone(s.log)}
+	}
+}
+
 // crash ends the machine and puts its folder back as it was the moment before.
 func (s *schedule) crash() {
 	if s.stop == nil {
 		return
 	}
 	synctest.Wait()
-	kept := copyFolder(s.t, s.dir)
 	s.mu.Lock()
-	settled, steps, owed, log := maps.Clone(s.settled), s.steps, s.owed, s.log
+	s.images = 1
+	s.instant()
 	s.mu.Unlock()
+	s.crashed()
+}
+
+// crashSoon puts something, and crashes the machine in the middle of what that causes.
+func (s *schedule) crashSoon() {
+	if s.stop == nil {
+		return
+	}
+	s.mu.Lock()
+	s.images = 1 + s.random.IntN(6)
+	s.mu.Unlock()
+	bucket, err := s.store.Bucket("CFG")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, err = bucket.Put(s.t.Context(), "app.a", []byte(strconv.Itoa(s.random.IntN(4))))
+	s.say("put app.a, and crash soon: %v", err)
+	time.Sleep(5 * time.Second)
+	synctest.Wait()
+	s.mu.Lock()
+	s.images = 0
+	taken := s.image != nil
+	s.mu.Unlock()
+	if taken {
+		s.crashed()
+	}
+}
+
+// crashed ends the machine, and makes all as it was when the image was taken.
+func (s *schedule) crashed() {
 	s.stop()
-	s.settled, s.steps, s.owed, s.log = settled, steps, owed, log
+	was := s.image
+	s.image, s.knows, s.log = nil, was.knows, was.log
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := os.CopyFS(s.dir, os.DirFS(kept)); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.RemoveAll(kept); err != nil {
+	if err := os.Rename(was.folder, s.dir); err != nil {
 		s.t.Fatal(err)
 	}
 	s.say("crash")
@@ -326,11 +444,7 @@ func (s *schedule) check() {
 		s.t.Fatal(err)
 	}
 	data := s.data()
-	filter := ">"
-	if strings.Contains(randomManifests[s.name], "key: app.a") {
-		filter = "app.a"
-	}
-	keys, err := bucket.Keys(s.t.Context(), filter)
+	keys, err := bucket.Keys(s.t.Context(), s.filter)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -347,12 +461,15 @@ func (s *schedule) check() {
 	}
 	for key := range data {
 		_, err := bucket.Get(s.t.Context(), key)
-		if deleted := err != nil && strings.Contains(err.Error(), "deleted"); deleted || s.name == "delete" {
+		if deleted := err != nil && strings.Contains(err.Error(), "deleted"); deleted || s.says("on_missing: delete") {
 			s.complain("promise 1: %s is still in the data", key)
 		}
+		if !kv.Match(s.filter, key) {
+			s.complain("promise 1: %s is in the data, and is not watched", key)
+		}
 	}
-	if now := s.text(s.data()); s.acting && now != s.last {
-		s.complain("promise 2: the data is %s, the last step had %s", now, s.last)
+	if now, last := s.text(s.data()), s.text(s.has); s.acting && now != last {
+		s.complain("promise 2: the data is %s, the last step had %s", now, last)
 	} else if !s.acting && now != "{}" {
 		s.complain("promise 2: the data is %s, and there was no step", now)
 	}
@@ -403,56 +520,68 @@ func (s *schedule) text(keys map[string]json.RawMessage) string {
 	return string(text)
 }
 
-// job is a kind of watcher that runs a command for each visit that a step began.
-type job struct{ s *schedule }
+// job is a kind of watcher that runs a command for each visit that a step began. One
+// that is retried begins it again when it fails, and one that is killed ends with its visit.
+type job struct {
+	s    *schedule
+	name string
+}
 
 func (j *job) Check(watchers.Settings) []watchers.Problem { return nil }
 
-func (j *job) Watcher(env watchers.Env) (watchers.Watcher, error) { return &jobWatcher{j.s, env}, nil }
+func (j *job) Watcher(env watchers.Env) (watchers.Watcher, error) { return &jobWatcher{*j, env}, nil }
 
 type jobWatcher struct {
-	s   *schedule
+	job
 	env watchers.Env
 }
 
 func (j *jobWatcher) Run(ctx context.Context, report watchers.Report) error {
-	s := j.s
 	visit := j.env.Visit()
 	if visit.Cause == watchers.Started {
 		return nil
 	}
 	time.Sleep(time.Microsecond) // so that the step is told first
-	if ctx.Err() != nil {
-		return nil
-	}
-	takes, outcome := s.command(visit, keysOf(j.env.Data()))
-	select {
-	case <-time.After(takes):
-		_ = report(watchers.Observation{Outcome: outcome})
-	case <-j.env.Stopping:
+	for attempt := 1; ctx.Err() == nil; attempt++ {
+		takes, outcome := j.s.command(visit, keysOf(j.env.Data()), attempt)
+		again := j.name == "retried" && outcome == watchers.Failure && attempt < 5
+		if again {
+			takes += time.Duration(attempt) * time.Second
+		}
+		var leave <-chan struct{}
+		if j.name == "killed" || again {
+			leave = ctx.Done()
+		}
+		select {
+		case <-time.After(takes):
+		case <-leave:
+			return nil
+		case <-j.env.Stopping:
+			return nil
+		}
+		if !again {
+			_ = report(watchers.Observation{Outcome: outcome})
+			return nil
+		}
 	}
 
 	return nil
 }
 
 // command holds what a command has against the oracle, and returns what it does.
-func (s *schedule) command(visit watchers.Visit, data map[string]json.RawMessage) (time.Duration, watchers.Outcome) {
+func (s *schedule) command(visit watchers.Visit, data map[string]json.RawMessage, attempt int) (time.Duration, watchers.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.text(data)
 	s.note("    command: %s, %s", now, visit.Cause)
-	news := false
-	for _, change := range visit.Changes {
-		value, has := data[change.Key]
-		if has != (change.Operation == "put") && visit.Cause == watchers.Stepped {
-			s.object("promise 5: after a %s of %s the command has %s", change.Operation, change.Key, now)
-		}
-		settled, known := s.settled[change.Key]
-		news = news || !known || settled != string(value) || string(s.had[change.Key]) != string(value)
-		s.acted[change.Key] = string(value)
+	s.instant()
+	// Only where the bucket is watched meanwhile may the data be newer than the step's. So
+	// it may be for a command that is resumed, if the machine was killed in a commit.
+	if step := s.text(s.has); now != step && visit.Cause == watchers.Stepped && !s.says("[WAIT, DEPLOY]") {
+		s.object("promise 5: the step had %s, the command has %s", step, now)
 	}
-	if visit.Cause == watchers.Stepped && !news && s.steps == 1 {
-		s.object("promise 3: a command begins with %s for %v, which is settled", now, visit.Changes)
+	if visit.Cause == watchers.Stepped {
+		s.judge(visit.Changes, attempt)
 	}
 
 	s.commands++
@@ -460,4 +589,21 @@ func (s *schedule) command(visit watchers.Visit, data map[string]json.RawMessage
 	takes := []time.Duration{0, time.Millisecond, 500 * time.Millisecond, 3 * time.Second}[random.IntN(4)]
 
 	return takes, []watchers.Outcome{watchers.Success, watchers.Failure}[random.IntN(2)]
+}
+
+// judge holds a step that began a command against the oracle. The caller has s.mu.
+func (s *schedule) judge(changes []watchers.Change, attempt int) {
+	news := false
+	for _, change := range changes {
+		value, has := s.has[change.Key]
+		if has != (change.Operation == "put") {
+			s.object("promise 5: after a %s of %s the step has %s", change.Operation, change.Key, s.text(s.has))
+		}
+		settled, known := s.settled[change.Key]
+		news = news || !known || settled != string(value) || string(s.had[change.Key]) != string(value)
+		s.acted[change.Key] = string(value)
+	}
+	if !news && s.calm && s.steps == 1 && attempt == 1 {
+		s.object("promise 3: a command begins with %s for %v, which is settled", s.text(s.has), changes)
+	}
 }

@@ -26,12 +26,13 @@ type watcher struct {
 	Properties
 	env watchers.Env
 
-	last    target          // of the last session
-	away    bool            // the bucket, and the machine has heard of it
-	nextGet time.Time       // when on_successful_get may fire again
-	warned  map[string]bool // keys that are missing, which has been said
-
-	bad map[string]kv.Revision // keys whose value cannot be used, which has been said
+	last    target                 // of the last session
+	away    bool                   // the bucket, which has been said
+	failed  bool                   // the machine has taken that as a failure
+	misses  int                    // polls in a row that the bucket has not answered
+	nextGet time.Time              // when on_successful_get may fire again
+	warned  map[string]bool        // keys that are missing, which has been said
+	bad     map[string]kv.Revision // keys whose value cannot be used, which has been said
 }
 
 var _ watchers.Watcher = (*watcher)(nil)
@@ -61,37 +62,6 @@ func (w *watcher) Run(ctx context.Context, report watchers.Report) error {
 	}
 
 	return nil
-}
-
-// hints listens for messages that hint at a change; without a republish_trigger there
-// are none.
-func (w *watcher) hints(ctx context.Context) (<-chan struct{}, error) {
-	if w.RepublishTrigger.IsZero() {
-		return nil, nil
-	}
-	subject, err := w.RepublishTrigger.Expand(w.env.Scope())
-	if err != nil {
-		return nil, fmt.Errorf("property republish_trigger: %w", err)
-	}
-	t, err := w.target(w.env.Scope())
-	if err != nil {
-		return nil, err
-	}
-	bucket, err := w.env.Bucket(t.bucket)
-	if err != nil {
-		return nil, err
-	}
-	hinter, ok := bucket.(kv.Hinter)
-	if !ok {
-		return nil, fmt.Errorf("property republish_trigger: bucket %s cannot listen for messages", t.bucket)
-	}
-
-	hints, err := hinter.Hints(ctx, subject)
-	if err != nil && !w.RepublishTrigger.Static() {
-		err = errors.New("property republish_trigger: its template does not make a subject that can be listened to")
-	}
-
-	return hints, err
 }
 
 // session follows the bucket from its beginning until the session ends.
@@ -176,7 +146,7 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 		if w.away {
 			w.env.Log.Warn("the bucket is back: what has changed is acted on", "bucket", b.target.bucket)
 		}
-		w.away = false
+		w.away, w.failed = false, false
 		return w.sync(b, report)
 	}
 	if wait, pending := b.quiet(); !b.complete || pending && wait > 0 {
@@ -190,8 +160,8 @@ func (w *watcher) take(b *book, t told, report watchers.Report) error {
 func (w *watcher) events(ctx context.Context, bucket kv.Bucket, filter string, hints <-chan struct{}) iter.Seq2[kv.Event, error] {
 	return func(yield func(kv.Event, error) bool) {
 		if w.Mode == Poll {
-			if poll(ctx, bucket, filter, yield) {
-				sleep(ctx, w.env.Interval, hints)
+			if w.poll(ctx, bucket, filter, yield) {
+				sleep(ctx, w.pause(), hints)
 			}
 			return
 		}
@@ -208,61 +178,24 @@ func (w *watcher) events(ctx context.Context, bucket kv.Bucket, filter string, h
 	}
 }
 
-// poll tells what a key is now, and returns false when yield does.
-func poll(ctx context.Context, bucket kv.Bucket, key string, yield func(kv.Event, error) bool) bool {
-	entry, err := bucket.Get(ctx, key)
-	synced := kv.Event{Kind: kv.Synced}
-	switch {
-	case ctx.Err() != nil:
-		return false
-	case err == nil:
-		return yield(kv.Event{Kind: kv.Put, Entry: entry}, nil) && yield(synced, nil)
-	case errors.Is(err, kv.ErrKeyDeleted):
-		return yield(kv.Event{Kind: kv.Delete, Entry: entry}, nil) && yield(synced, nil)
-	case errors.Is(err, kv.ErrKeyNotFound):
-		return yield(synced, nil)
-	case errors.Is(err, kv.ErrInvalidKey):
-		yield(kv.Event{}, err)
-		return false
-	default:
-		return yield(kv.Event{Kind: kv.Lost, Err: err}, nil)
-	}
-}
-
-// hintPause is how often the bucket is asked at most when hints come without end,
-// which anybody may send.
-const hintPause = 50 * time.Millisecond
-
-// sleep waits for the next poll.
-func sleep(ctx context.Context, interval time.Duration, hints <-chan struct{}) {
-	began := time.Now()
-	select {
-	case <-time.After(interval):
-	case <-ctx.Done():
-	case <-hints:
-		select {
-		case <-time.After(hintPause - time.Since(began)):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// lost reports that the bucket is away, as a failure when that begins.
+// lost reports that the bucket is away, as a failure until the machine has taken that.
 func (w *watcher) lost(b *book, reason error, report watchers.Report) error {
-	observation := watchers.Observation{State: stateError, Detail: reason.Error()}
-	if !w.away && !b.lostRefused {
+	if !w.away {
 		w.env.Log.Warn("the bucket cannot be had: the data stays as it is", "bucket", b.target.bucket, "error", reason)
+		w.away = true
+	}
+	observation := watchers.Observation{State: stateError, Detail: reason.Error()}
+	if !w.failed && !b.lostRefused {
 		observation.Outcome = watchers.Failure
 	}
 	err := report(observation)
-	if errors.Is(err, watchers.ErrRefused) {
+	switch {
+	case errors.Is(err, watchers.ErrRefused):
 		b.lostRefused = true // a visit that can take it will hear of it
 		return nil
+	case err == nil && observation.Outcome == watchers.Failure:
+		w.failed = true
 	}
-	if b.lostRefused {
-		return err
-	}
-	w.away = w.away || err == nil
 
 	return err
 }

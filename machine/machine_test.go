@@ -3,11 +3,14 @@ package machine_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/keyturn-io/keyturn/kv/memkv"
 	"github.com/keyturn-io/keyturn/machine"
@@ -62,25 +65,78 @@ func TestFolderIsRunOnce(t *testing.T) {
 	})
 }
 
+// TestNothingIsLeftBehind ends a machine in the middle of a command.
 func TestNothingIsLeftBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "machine_state.json.tmp-1"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		stop := running(newMachine(t, dir, small))
-		synctest.Wait()
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		files, err := os.ReadDir(dir)
-		if err != nil || len(files) != 1 || files[0].Name() != "machine_state.json" {
-			t.Errorf("left behind: %v, %v", files, err)
-		}
-		if info, _ := files[0].Info(); info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %v", files[0].Name(), info.Mode())
-		}
+	runtime := t.TempDir()
+	if err := os.Chmod(runtime, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_RUNTIME_DIR", runtime)
+	dir := t.TempDir()
+	write(t, dir, "machine_state.json.tmp-1", "")
+	manifest := strings.Replace(small, "type: command", "properties: {command: [sh, -c, 'echo begun; exec sleep 1000'], timeout: 1h}, type: exec", 1)
+	parsed, err := machine.Parse("machine.yaml", []byte(manifest), testKinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := make(told, 1)
+	m, err := machine.New(parsed, machine.Options{
+		Dir: dir, Bucket: memkv.New().Bucket,
+		Output: func(string) (stdout, stderr io.Writer) { return begun, io.Discard },
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := running(m)
+	if err := m.Fire(t.Context(), "switch"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-begun:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the command does not begin")
+	}
+	if folders := names(t, filepath.Join(runtime, "keyturn")); len(folders) != 1 {
+		t.Errorf("the command has its files in %v", folders)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	if left := names(t, filepath.Join(runtime, "keyturn")); len(left) > 0 {
+		t.Errorf("left behind in memory: %v", left)
+	}
+	if left := names(t, dir); !slices.Equal(left, []string{"machine_state.json"}) {
+		t.Errorf("left behind: %v", left)
+	}
+	info, err := os.Stat(filepath.Join(dir, "machine_state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("machine_state.json has mode %v", info.Mode())
+	}
+}
+
+// told hears of what a command prints.
+type told chan struct{}
+
+func (c told) Write(p []byte) (int, error) {
+	c <- struct{}{}
+	return len(p), nil
+}
+
+func names(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+
+	return names
 }
 
 func TestFire(t *testing.T) {

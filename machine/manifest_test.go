@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyturn-io/keyturn/machine"
 	"github.com/keyturn-io/keyturn/watchers"
+	"github.com/keyturn-io/keyturn/watchers/execwatcher"
 	"github.com/keyturn-io/keyturn/watchers/kvwatcher"
 )
 
@@ -205,10 +206,11 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-// testKinds are the kv watcher, and command, whose commands a test can follow, or
-// not if they are quiet.
+// testKinds are the real ones, and command, whose commands a test can follow, or not if
+// they are quiet.
 var testKinds = watchers.Kinds{
 	kvwatcher.Kind,
+	execwatcher.Kind,
 	{Name: "command", New: func() watchers.Properties { return &command{} }},
 	{Name: "quiet", New: func() watchers.Properties { return &command{quiet: true} }},
 }

@@ -3,6 +3,7 @@ package machine_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"os"
@@ -19,7 +20,6 @@ import (
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/memkv"
 	"github.com/keyturn-io/keyturn/machine"
-	"github.com/keyturn-io/keyturn/watchers"
 )
 
 // TestTraces runs the scripts in testdata. Each stands in one file with its
@@ -31,6 +31,9 @@ import (
 //	start                   start the machine
 //	stop                    stop it as an operator does
 //	crash                   end it as SIGKILL does: what was not on disk is lost
+//	crash at TEXT           the same, but as soon as the trace tells that, in the middle
+//	                        of what the next lines cause
+//	let WATCHER DO          its commands succeed, fail or hang from now on
 //	create, remove BUCKET   a bucket
 //	put BUCKET KEY VALUE    a key
 //	del, purge, vanish BUCKET KEY
@@ -44,6 +47,7 @@ import (
 //	data                    tell what the machine's data file holds
 //	full, room              the disk takes no more, takes more again
 //	write FILE TEXT         write a file in the machine's folder
+//	erase FILE              remove it
 func TestTraces(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(paths) == 0 {
@@ -58,7 +62,7 @@ func TestTraces(t *testing.T) {
 			dir := t.TempDir()
 			var out string
 			synctest.Test(t, func(t *testing.T) {
-				p := &play{t: t, dir: dir, began: time.Now(), store: memkv.New(), backups: map[string]memkv.Backup{}}
+				p := &play{t: t, dir: dir, began: time.Now(), store: memkv.New(), backups: map[string]memkv.Backup{}, lets: map[string]string{}}
 				p.manifest, err = machine.Parse("machine.yaml", file(archive, "machine.yaml"), testKinds)
 				if err != nil {
 					t.Fatal(err)
@@ -89,15 +93,27 @@ type play struct {
 	cancel  context.CancelFunc
 	ended   chan error
 
-	mu  sync.Mutex
-	out strings.Builder
+	mu      sync.Mutex
+	out     strings.Builder
+	lets    map[string]string // what commands do, by watcher
+	crashAt string            // what the trace tells at the next crash
+	crashed *instant          // the machine at that moment
+}
+
+// instant is what a crash leaves of the machine.
+type instant struct {
+	files map[string][]byte
+	told  int // bytes of the trace
 }
 
 func (p *play) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(&p.out, "%7s  ", time.Since(p.began).Round(time.Millisecond))
-	fmt.Fprintf(&p.out, format+"\n", args...)
+	text := fmt.Sprintf(format, args...)
+	fmt.Fprintf(&p.out, "%7s  %s\n", time.Since(p.began).Round(time.Millisecond), text)
+	if p.crashAt != "" && strings.Contains(text, p.crashAt) {
+		p.crashed, p.crashAt = p.now(), ""
+	}
 }
 
 func (p *play) trace() string {
@@ -132,7 +148,17 @@ func (p *play) line(line string) {
 	case "stop":
 		p.stop()
 	case "crash":
-		p.crash()
+		p.mu.Lock()
+		if _, text, later := strings.Cut(line, " at "); later {
+			p.crashAt = text
+		} else {
+			p.crashed = p.now()
+		}
+		p.mu.Unlock()
+	case "let":
+		p.mu.Lock()
+		p.lets[words[1]] = words[2]
+		p.mu.Unlock()
 	case "create":
 		err = p.store.Create(words[1], memkv.Config{History: 5})
 	case "remove":
@@ -177,6 +203,8 @@ func (p *play) line(line string) {
 		err = os.Rename(p.dir, p.dir+".away") // as root no permission would be missing
 	case "room":
 		err = os.Rename(p.dir+".away", p.dir)
+	case "erase":
+		err = os.Remove(filepath.Join(p.dir, words[1]))
 	case "write":
 		_, text, _ := strings.Cut(line, words[1]+" ")
 		err = os.WriteFile(filepath.Join(p.dir, words[1]), []byte(text), 0o600)
@@ -188,9 +216,16 @@ func (p *play) line(line string) {
 	}
 	time.Sleep(10 * time.Microsecond)
 	synctest.Wait()
+	if p.crashed != nil {
+		p.crash()
+	}
 }
 
 func (p *play) start() {
+	if p.cancel != nil {
+		p.say("error it runs already")
+		return
+	}
 	m, err := machine.New(p.manifest, machine.Options{
 		Dir:    p.dir,
 		Bucket: p.bucket,
@@ -207,6 +242,9 @@ func (p *play) start() {
 			}
 		},
 		Identity: "node1",
+		Output: func(watcher string) (stdout, stderr io.Writer) {
+			return printed{p, watcher}, printed{p, watcher}
+		},
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -250,32 +288,40 @@ func (p *play) stop() {
 	p.cancel = nil
 }
 
-// crash keeps the folder as it is now, ends the machine and puts the folder back.
-func (p *play) crash() {
-	kept := map[string][]byte{}
+// now is the machine as it is. The caller has p.mu.
+func (p *play) now() *instant {
 	files, err := os.ReadDir(p.dir)
 	if err != nil {
-		p.t.Fatal(err)
+		p.t.Error(err)
 	}
+	i := &instant{map[string][]byte{}, p.out.Len()}
 	for _, f := range files {
 		if !f.IsDir() {
-			kept[f.Name()], _ = os.ReadFile(filepath.Join(p.dir, f.Name()))
+			i.files[f.Name()], _ = os.ReadFile(filepath.Join(p.dir, f.Name()))
 		}
 	}
-	p.mu.Lock()
-	before := p.out.Len()
-	p.mu.Unlock()
+
+	return i
+}
+
+// crash ends the machine, and makes all as it was at the instant of the crash.
+func (p *play) crash() {
 	p.stop()
-	p.mu.Lock()
-	said := p.out.String()[:before]
+	said := p.out.String()[:p.crashed.told]
 	p.out.Reset()
 	p.out.WriteString(said)
-	p.mu.Unlock()
-	for name, content := range kept {
+	if err := os.RemoveAll(p.dir); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	for name, content := range p.crashed.files {
 		if err := os.WriteFile(filepath.Join(p.dir, name), content, 0o600); err != nil {
 			p.t.Fatal(err)
 		}
 	}
+	p.crashed = nil
 }
 
 func (p *play) status() {
@@ -285,76 +331,6 @@ func (p *play) status() {
 	for _, w := range s.Watchers {
 		p.say("status %s active %v, %s %s", w.Name, w.Active, w.State, w.Outcome)
 	}
-}
-
-// playing is what commands tell what they do.
-var playing *play
-
-// command is a kind of watcher whose commands only take time, so that a trace can
-// follow them. Like exec it runs once for each visit that a step began.
-type command struct {
-	Takes  watchers.Duration `json:"takes"`
-	Fails  bool              `json:"fails"`
-	Panics bool              `json:"panics"`
-	Kill   bool              `json:"kill"` // when the visit ends; else it goes on
-	quiet  bool
-}
-
-func (c *command) Check(watchers.Settings) []watchers.Problem { return nil }
-
-func (c *command) Watcher(env watchers.Env) (watchers.Watcher, error) {
-	return &commandWatcher{*c, env, playing}, nil
-}
-
-type commandWatcher struct {
-	command
-	env  watchers.Env
-	play *play
-}
-
-func (c *commandWatcher) Run(ctx context.Context, report watchers.Report) error {
-	visit := c.env.Visit()
-	if visit.Cause == watchers.Started {
-		return nil
-	}
-	if c.quiet {
-		return report(watchers.Observation{Outcome: watchers.Success})
-	}
-	time.Sleep(time.Microsecond) // so that the step is told first
-	data := c.env.Data().JSON()
-	var changes strings.Builder
-	for _, change := range visit.Changes {
-		fmt.Fprintf(&changes, ", %s %s.%s", change.Operation, change.Bucket, change.Key)
-		if change.Old != nil {
-			fmt.Fprintf(&changes, " was %s", change.Old)
-		}
-	}
-	c.play.say("command %s begins: %s from %s%s, data %s", c.env.Watcher, visit.Event, visit.Previous, changes.String(), strings.Join(strings.Fields(string(data)), " "))
-	if c.Panics {
-		panic("as the test wants it")
-	}
-	killed := ctx.Done()
-	if !c.Kill {
-		killed = nil
-	}
-	select {
-	case <-time.After(time.Duration(c.Takes)):
-	case <-killed:
-		time.Sleep(time.Microsecond)
-		c.play.say("command %s is killed", c.env.Watcher)
-		return nil
-	case <-c.env.Stopping:
-		c.play.say("command %s is killed", c.env.Watcher)
-		return nil
-	}
-	c.play.say("command %s ends", c.env.Watcher)
-	outcome := watchers.Success
-	if c.Fails {
-		outcome = watchers.Failure
-	}
-	_ = report(watchers.Observation{Outcome: outcome, State: "done"})
-
-	return nil
 }
 
 // warnings is a log that writes warnings and errors into the trace.

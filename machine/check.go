@@ -118,7 +118,35 @@ func checkWatchers(m *Manifest, d *decoder) {
 			d.problem(join(at, "announce_interval"), "announce_interval must be at least 1m")
 		}
 		d.properties(w, at)
+		if !m.Resume {
+			d.settledEarly(m, w, at, states)
+		}
 	}
+}
+
+// settledEarly warns of a change that is settled when its work begins, not when it
+// is done, since the watcher that reports it runs in the state of that work, too.
+func (d *decoder) settledEarly(m *Manifest, w *Watcher, at string, states []string) {
+	if !d.marks(w) {
+		return
+	}
+	for _, t := range m.Transitions {
+		work := func(other Watcher) bool { return other.activeIn(t.Destination) && !d.marks(&other) }
+		begins := func(from string) bool { return w.activeIn(from) && (t.Reenter || from != t.Destination) }
+		if t.Event == w.SuccessTransition && w.activeIn(t.Destination) &&
+			slices.ContainsFunc(m.Watchers, work) && slices.ContainsFunc(expand(t.From, states), begins) {
+			state := quoted(t.Destination)
+			d.warning(join(at, "state_match"), "the watcher runs in state %s, too, so its change is settled as soon as it leads there, "+
+				"and what a crash interrupts there is not repeated: write a state_match without %s, or resume: true at the top", state, state)
+			return
+		}
+	}
+}
+
+// marks says whether the kind of a watcher reports changes with marks.
+func (d *decoder) marks(w *Watcher) bool {
+	kind, _ := d.kinds.Find(w.Type)
+	return kind.Marks
 }
 
 // event checks an event that a watcher fires.

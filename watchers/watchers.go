@@ -206,6 +206,10 @@ func (e Env) Scope() datalayer.Scope {
 type Kind struct {
 	Name string // the manifest's `type`
 
+	// Marks says that its watchers report changes with marks. Other kinds begin their
+	// work with a visit, and only whoever has sent them there can know it was interrupted.
+	Marks bool
+
 	// New returns Properties with their defaults, a pointer to a struct.
 	New func() Properties
 }

@@ -20,8 +20,9 @@ import (
 
 // Kind is the type of watcher that a manifest calls kv.
 var Kind = watchers.Kind{
-	Name: "kv",
-	New:  func() watchers.Properties { return &Properties{Mode: Poll, BucketPrefix: true, OnMissing: Keep} },
+	Name:  "kv",
+	Marks: true,
+	New:   func() watchers.Properties { return &Properties{Mode: Poll, BucketPrefix: true, OnMissing: Keep} },
 }
 
 // Properties are the properties of a kv watcher in a manifest.

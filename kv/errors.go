@@ -9,7 +9,7 @@ import (
 // them with the operation, the bucket and the key.
 var (
 	ErrBucketNotFound = errors.New("bucket not found")
-	ErrBucketExists   = errors.New("bucket exists with other settings")
+	ErrBucketExists   = errors.New("bucket exists")
 	ErrInvalidBucket  = errors.New("invalid bucket name")
 	ErrKeyNotFound    = errors.New("unknown key")
 	ErrKeyExists      = errors.New("key exists")

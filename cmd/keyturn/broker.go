@@ -30,7 +30,7 @@ When it is ready it prints so on stderr, with the URL for --server if there is o
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.given("server") {
-				return &usageError{cmd.CommandPath(), "--server is of no use here: this is the server"}
+				return a.wrong("--server is of no use here: this is the server")
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()

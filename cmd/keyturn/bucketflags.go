@@ -38,10 +38,10 @@ func (b *bucketFlags) add(cmd *cobra.Command) {
 	f.Var(&b.maxValueSize, "max-value-size", "the most `BYTES` of a value, such as 10KB; 0 is no limit")
 	f.Var(&b.maxBytes, "max-bucket-size", "the most `BYTES` of the whole bucket, such as 1GB; 0 is no limit")
 	f.Var(&b.ttl, "ttl", "forget entries after this `DURATION`, such as 12h or 7d; 0s is never")
-	f.Var(&b.markerTTL, "marker-ttl", "leave a marker for this `DURATION` in place of what was forgotten; 0s is none")
+	f.Var(&b.markerTTL, "marker-ttl", "leave a marker for this `DURATION` in place of what was forgotten; 0s is none (implies --key-ttl)")
 	f.BoolVar(&b.compress, "compress", false, "compress it on disk")
 	f.BoolVar(&b.txn, "txn", true, "let keyturn kv txn write several keys at once")
-	f.BoolVar(&b.keyTTL, "key-ttl", true, "let a single key have a TTL")
+	f.BoolVar(&b.keyTTL, "key-ttl", false, "let a single key have a TTL, for good: no server takes that back")
 	f.StringToStringVar(&b.metadata, "metadata", nil, "note `KEY=VALUE` with the bucket; KEY= removes the note")
 	f.StringVar(&b.cluster, "cluster", "", "keep it in the cluster of this `NAME`")
 	f.StringSliceVar(&b.tags, "tags", nil, "keep it on servers that have all of these `TAGS`")
@@ -90,7 +90,7 @@ func (b *bucketFlags) apply(cmd *cobra.Command, cfg *natskv.Config) error {
 		cfg.NoTxn = !b.txn
 	}
 	if given("key-ttl") {
-		cfg.NoKeyTTL = !b.keyTTL
+		cfg.KeyTTL = b.keyTTL
 	}
 	for key, value := range b.metadata {
 		if cfg.Metadata == nil {

@@ -11,12 +11,16 @@ import (
 // explain says of an error about a bucket what to do next.
 func (a *app) explain(err error, bucket string) error {
 	switch {
+	case errors.Is(err, kv.ErrInvalidBucket), errors.Is(err, kv.ErrInvalidKey), errors.Is(err, kv.ErrInvalidConfig):
+		return a.wrong("%s", err)
+	case errors.Is(err, kv.ErrKeyNotFound) && a.json:
+		return fmt.Errorf("%w: %s lists those that are there", err, a.again("kv", "keys", bucket))
 	case errors.Is(err, kv.ErrKeyNotFound):
-		return kv.ErrKeyNotFound
+		return kv.ErrKeyNotFound // scripts compare it
 	case errors.Is(err, kv.ErrBucketNotFound):
-		return fmt.Errorf("bucket %s not found: create it with %s", bucket, a.again("kv", "add", bucket))
+		return fmt.Errorf("bucket %s not found: %s lists those that are there", bucket, a.again("kv", "ls"))
 	case errors.Is(err, kv.ErrBucketExists):
-		return fmt.Errorf("%w: look at them with %s, and change them with kv edit", err, a.again("kv", "info", bucket))
+		return fmt.Errorf("%w: look at it with %s, or change it with kv edit", err, a.again("kv", "info", bucket))
 	case errors.Is(err, kv.ErrBucketFull):
 		return fmt.Errorf("%w: it takes no deletes either; free space with %s or with kv purge, or give it more with kv edit --max-bucket-size", err, a.again("kv", "compact", bucket))
 	case errors.Is(err, kv.ErrValueTooLarge):
@@ -27,8 +31,6 @@ func (a *app) explain(err error, bucket string) error {
 		return fmt.Errorf("%w: somebody else has changed it, look at it with kv history", err)
 	case errors.Is(err, kv.ErrPermission):
 		return fmt.Errorf("%w: ask for the permission, or come as somebody else with --creds or --nkey", err)
-	case errors.Is(err, kv.ErrUnsupported):
-		return fmt.Errorf("%w: %s --json shows what the bucket takes, and kv edit with --txn or --key-ttl changes it", err, a.again("kv", "info", bucket))
 	case errors.Is(err, kv.ErrReplicas) && a.server == "":
 		return fmt.Errorf("%w, the store on this host: type --replicas 1 instead, or name a cluster with --server", err)
 	case errors.Is(err, kv.ErrReplicas):
@@ -40,4 +42,14 @@ func (a *app) explain(err error, bucket string) error {
 	default:
 		return err
 	}
+}
+
+// createIt is the error of what can be done in a bucket that is created first.
+func (a *app) createIt(bucket string) error {
+	return fmt.Errorf("bucket %s not found: create it with %s", bucket, a.again("kv", "add", bucket))
+}
+
+// switchOn says how a bucket comes to do what it is not set to do.
+func (a *app) switchOn(err error, bucket, flag string) error {
+	return fmt.Errorf("%w: have it do so with %s", err, a.again("kv", "edit", bucket, flag))
 }

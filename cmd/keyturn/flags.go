@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -25,7 +26,13 @@ type flags struct {
 	logLevel  string
 	logFormat string
 
-	given func(flag string) bool // says whether the command line has a flag
+	command string                 // the words of the command
+	given   func(flag string) bool // says whether the command line has a flag
+}
+
+// wrong returns the error of a command line that is wrong.
+func (f *flags) wrong(format string, args ...any) error {
+	return &usageError{f.command, fmt.Sprintf(format, args...)}
 }
 
 func (f *flags) add(root *cobra.Command) {
@@ -54,33 +61,32 @@ var logFormats = []string{"text", "json"}
 
 // check refuses what no command can make sense of.
 func (f *flags) check(cmd *cobra.Command) error {
-	f.given = cmd.Flags().Changed
-	wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
+	f.command, f.given = cmd.CommandPath(), cmd.Flags().Changed
 	if !f.given("server") && !f.given("store") {
 		f.server = os.Getenv("NATS_URL")
 	}
 
 	switch {
 	case f.given("server") && f.server == "":
-		return wrong("--server is empty: name a server, such as nats://localhost:4222")
+		return f.wrong("--server is empty: name a server, such as nats://localhost:4222")
 	case f.given("server") && f.given("store"):
-		return wrong("--server and --store exclude each other")
+		return f.wrong("--server and --store exclude each other")
 	case f.timeout <= 0:
-		return wrong("--timeout must be more than 0, such as 5s")
+		return f.wrong("--timeout must be more than 0, such as 5s")
 	case f.creds != "" && f.nkey != "":
-		return wrong("--creds and --nkey exclude each other")
+		return f.wrong("--creds and --nkey exclude each other")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
-		return wrong("--tls-cert and --tls-key belong together: give both")
+		return f.wrong("--tls-cert and --tls-key belong together: give both")
 	case f.logFormat != "" && !slices.Contains(logFormats, f.logFormat):
-		return wrong("--log-format must be " + strings.Join(logFormats, " or "))
+		return f.wrong("--log-format must be %s", strings.Join(logFormats, " or "))
 	}
 	for _, flag := range []string{"creds", "nkey", "tls-ca", "tls-cert", "tls-key"} {
 		if f.server == "" && f.given(flag) {
-			return wrong("--" + flag + " is of use with --server only")
+			return f.wrong("--%s is of use with --server only", flag)
 		}
 	}
 	if _, err := f.level(slog.LevelInfo); err != nil {
-		return wrong("--log-level must be debug, info, warn or error")
+		return f.wrong("--log-level must be debug, info, warn or error")
 	}
 	return nil
 }

@@ -70,8 +70,20 @@ func buckets(m *machine.Manifest) []string {
 	return names
 }
 
-// exampleValue is what the hint puts into a key.
-const exampleValue = "bob"
+// exampleValues are what the hint puts into keys whose names tell what they take.
+var exampleValues = []struct{ in, value string }{
+	{"version", "1.0"}, {"port", "8080"}, {"host", "web1"}, {"name", "bob"}, {"user", "bob"},
+}
+
+// exampleValue is a value for somebody to type, or stands for one.
+func exampleValue(key string) string {
+	for _, e := range exampleValues {
+		if strings.Contains(strings.ToLower(key), e.in) {
+			return e.value
+		}
+	}
+	return "VALUE"
+}
 
 // put returns the command that turns a machine, or nothing: a put to what the
 // first kv watcher watches that says so.
@@ -85,7 +97,10 @@ func (a *app) put(m *machine.Manifest) []string {
 		if key == "" {
 			key = "example"
 		}
-		return []string{a.again("kv", "put", p.Bucket.String(), key, exampleValue)}
+		if p.HieraConfig || p.Query != "" {
+			return []string{a.again("kv", "put", p.Bucket.String(), key) + " < value.json"}
+		}
+		return []string{a.again("kv", "put", p.Bucket.String(), key, exampleValue(key))}
 	}
 	return nil
 }

@@ -30,15 +30,14 @@ are far from its origin. Unless it is told otherwise it keeps as much as the ori
   keyturn kv add CFG_EU --mirror CFG --cluster eu`,
 		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
 			cfg := natskv.Config{Bucket: args[0], History: defaultHistory, Replicas: 1, Memory: storage == "memory"}
 			switch {
 			case storage != "file" && storage != "memory":
-				return wrong("--storage must be file or memory")
+				return a.wrong("--storage must be file or memory")
 			case storage == "memory" && a.server == "":
-				return wrong("--storage memory is of use with --server only: the store on this host ends with the last process that uses it")
+				return a.wrong("--storage memory is of use with --server only: the store on this host ends with the last process that uses it")
 			case mirrorDomain != "" && mirror == "":
-				return wrong("--mirror-domain needs --mirror")
+				return a.wrong("--mirror-domain needs --mirror")
 			}
 			if mirror != "" {
 				cfg.History = 0
@@ -49,7 +48,7 @@ are far from its origin. Unless it is told otherwise it keeps as much as the ori
 				cfg.Mirror = &o
 			}
 			if err := settings.apply(cmd, &cfg); err != nil {
-				return wrong(err.Error())
+				return a.wrong("%s", err)
 			}
 			return a.withBucket(cmd.Context(), cfg.Bucket, func(s *store, _ kv.Bucket) error {
 				err := s.add(cmd.Context(), cfg)
@@ -85,11 +84,10 @@ it holds is lost, except what a smaller history or a shorter TTL no longer keeps
 		Args:              between(1, 1),
 		ValidArgsFunction: a.completeBucket,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
 			changes := false
 			cmd.Flags().Visit(func(f *pflag.Flag) { changes = changes || cmd.InheritedFlags().Lookup(f.Name) == nil })
 			if !changes {
-				return wrong("there is nothing to change: name a setting, such as --history 10")
+				return a.wrong("there is nothing to change: name a setting, such as --history 10")
 			}
 			return a.withBucket(cmd.Context(), args[0], func(s *store, _ kv.Bucket) error {
 				var bad error
@@ -102,7 +100,7 @@ it holds is lost, except what a smaller history or a shorter TTL no longer keeps
 					})
 				})
 				if bad != nil {
-					return wrong(bad.Error())
+					return a.wrong("%s", bad)
 				}
 				if err != nil {
 					return err

@@ -85,7 +85,7 @@ ever deleted, except what a smaller history or a shorter expiry no longer keeps.
 			var err error
 			switch {
 			case actions != 1:
-				return &usageError{cmd.CommandPath(), "give one of --check, --list, --ensure and --delete"}
+				return a.wrong("give one of --check, --list, --ensure and --delete")
 			case check:
 				answer = map[string]string{"api": "ok"}
 			case list:
@@ -98,7 +98,11 @@ ever deleted, except what a smaller history or a shorter expiry no longer keeps.
 				err = a.withBucket(ctx, wanted.Name, func(s *store, _ kv.Bucket) error { return s.DeleteBucket(ctx, wanted.Name) })
 			}
 			if err != nil {
-				if err := a.print("%s", jsonLine(map[string]string{"error": err.Error()})); err != nil {
+				message := err.Error()
+				if wrong, ok := errors.AsType[*usageError](err); ok {
+					message = wrong.message
+				}
+				if err := a.print("%s", jsonLine(map[string]string{"error": message})); err != nil {
 					return err
 				}
 				return errTold

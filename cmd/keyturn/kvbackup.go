@@ -65,7 +65,8 @@ func (a *app) kvRestoreCommand() *cobra.Command {
 		Long: `Make a bucket of a backup in a folder, on the cluster that it was on or on another one.
 Nothing is sent before the whole backup was verified. A bucket that is there is left
 alone: give the restored one another name with --as. What fails or is interrupted leaves
-no bucket.`,
+no bucket. With --dry-run it verifies the backup and that its name is free, and fails, as
+the restore would, where the backup is damaged or there is such a bucket.`,
 		Example: `  keyturn kv restore /srv/backup/cfg
   keyturn kv restore /srv/backup/cfg --as CFG_OLD --replicas 1
   keyturn kv restore /srv/backup/cfg --dry-run`,
@@ -75,7 +76,7 @@ no bucket.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("replicas") && (opts.Replicas < 1 || opts.Replicas > 5) {
-				return &usageError{cmd.CommandPath(), "--replicas must be from 1 to 5"}
+				return a.wrong("--replicas must be from 1 to 5")
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -89,8 +90,10 @@ no bucket.`,
 					return fmt.Errorf("%w: there is no backup in this folder", err)
 				case errors.Is(err, kv.ErrBackup):
 					return fmt.Errorf("%w: nothing was restored, take another backup", err)
+				case errors.Is(err, kv.ErrBucketExists) && opts.DryRun:
+					return fmt.Errorf("%w: the backup is whole, restore it under another name with --as NAME", err)
 				case errors.Is(err, kv.ErrBucketExists):
-					return fmt.Errorf("%w: it was left alone, give the restored bucket another name with --as", err)
+					return fmt.Errorf("%w: it was left alone, restore the backup under another name with --as NAME", err)
 				case errors.Is(err, kv.ErrUnsupported):
 					return err
 				case err != nil:
@@ -111,7 +114,7 @@ no bucket.`,
 	f := cmd.Flags()
 	f.StringVar(&opts.As, "as", "", "give the bucket this `NAME`")
 	f.IntVar(&opts.Replicas, "replicas", 0, "on how many servers to keep it (default as many as it had)")
-	f.BoolVar(&opts.DryRun, "dry-run", false, "verify the backup, and restore nothing")
+	f.BoolVar(&opts.DryRun, "dry-run", false, "verify the backup and that its name is free, and restore nothing")
 	return cmd
 }
 

@@ -28,7 +28,7 @@ func (a *app) kvGetCommand() *cobra.Command {
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if raw && a.json {
-				return &usageError{cmd.CommandPath(), "--raw and --json exclude each other"}
+				return a.wrong("--raw and --json exclude each other")
 			}
 			return a.withBucket(cmd.Context(), cmp.Or(from, args[0]), func(s *store, bucket kv.Bucket) error {
 				if err := a.isReplica(cmd.Context(), s, from, args[0]); err != nil {

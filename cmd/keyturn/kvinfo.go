@@ -100,7 +100,7 @@ func newJSONBucket(info natskv.Info) jsonBucket {
 	j := jsonBucket{
 		Bucket: c.Bucket, Description: c.Description, History: c.History, TTL: ifAny(c.TTL), MarkerTTL: ifAny(c.MarkerTTL),
 		MaxValueSize: c.MaxValueSize, MaxBytes: c.MaxBytes, Storage: "file", Compression: c.Compression,
-		Txn: !c.NoTxn, KeyTTL: !c.NoKeyTTL, Metadata: c.Metadata, Replicas: c.Replicas,
+		Txn: !c.NoTxn, KeyTTL: c.KeyTTL, Metadata: c.Metadata, Replicas: c.Replicas,
 		Values: info.Values, Keys: info.Keys, Bytes: info.Bytes, LastRevision: info.LastRevision,
 		Consumers: info.Consumers, Created: info.Created, LastPut: info.LastPut,
 	}
@@ -173,6 +173,9 @@ func describe(info natskv.Info) string {
 	}
 	if c.MarkerTTL > 0 {
 		line("Marker TTL", "%s", c.MarkerTTL)
+	}
+	if c.KeyTTL && c.Mirror == nil {
+		line("TTL Of Keys", "yes")
 	}
 	if c.Memory {
 		line("Storage", "memory")

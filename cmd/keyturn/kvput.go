@@ -24,11 +24,12 @@ as it is. In the store on this host the bucket is created if it is not there.`,
 		Args:              between(2, 3),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value, err := a.value(cmd, args)
+			value, err := a.value(args)
 			if err != nil {
 				return err
 			}
-			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, s *store, bucket kv.Bucket) (revision kv.Revision, err error) {
+			entry := kv.Entry{Bucket: args[0], Key: args[1], Value: value}
+			return a.write(cmd.Context(), entry, ttl > 0, func(ctx context.Context, s *store, bucket kv.Bucket) (revision kv.Revision, err error) {
 				// To put the same value twice does no harm.
 				err = s.steady(func() error {
 					revision, err = put(ctx, bucket, args[1], value, time.Duration(ttl))
@@ -67,11 +68,12 @@ host the bucket is created if it is not there.`,
 		Args:              between(2, 3),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value, err := a.value(cmd, args)
+			value, err := a.value(args)
 			if err != nil {
 				return err
 			}
-			return a.write(cmd.Context(), args[0], args[1], value, func(ctx context.Context, _ *store, bucket kv.Bucket) (kv.Revision, error) {
+			entry := kv.Entry{Bucket: args[0], Key: args[1], Value: value}
+			return a.write(cmd.Context(), entry, ttl > 0, func(ctx context.Context, _ *store, bucket kv.Bucket) (kv.Revision, error) {
 				if ttl == 0 {
 					return bucket.Create(ctx, args[1], value)
 				}
@@ -84,12 +86,12 @@ host the bucket is created if it is not there.`,
 }
 
 // value returns what a command line of BUCKET KEY [VALUE] wants to write.
-func (a *app) value(cmd *cobra.Command, args []string) ([]byte, error) {
+func (a *app) value(args []string) ([]byte, error) {
 	if len(args) == 2 && isTerminal(a.stdin) {
-		return nil, &usageError{cmd.CommandPath(), "there is no value: name it, or give it on stdin"}
+		return nil, a.wrong("there is no value: name it, or give it on stdin")
 	}
 	if err := kv.CheckKey(args[1]); err != nil {
-		return nil, err
+		return nil, a.explain(err, args[0])
 	}
 	if len(args) > 2 && args[2] != "-" {
 		return []byte(args[2]), nil
@@ -111,22 +113,29 @@ func readValue(r io.Reader) ([]byte, error) {
 	return value, nil
 }
 
-// write has do write a value to a key, and prints it. In the store on this host it
-// makes the bucket if there is none.
-func (a *app) write(ctx context.Context, name, key string, value []byte, do func(context.Context, *store, kv.Bucket) (kv.Revision, error)) error {
-	return a.withBucket(ctx, name, func(s *store, bucket kv.Bucket) error {
-		revision, err := do(ctx, s, bucket)
+// write has do write an entry, which may expire, and prints it. In the store on this host
+// it makes the bucket if there is none.
+func (a *app) write(ctx context.Context, entry kv.Entry, expires bool, do func(context.Context, *store, kv.Bucket) (kv.Revision, error)) error {
+	name := entry.Bucket
+	return a.withBucket(ctx, name, func(s *store, bucket kv.Bucket) (err error) {
+		entry.Operation = kv.OpPut
+		entry.Revision, err = do(ctx, s, bucket)
 		if s.own && errors.Is(err, kv.ErrBucketNotFound) {
-			if err := s.create(ctx, name); err != nil {
+			if err := s.create(ctx, name, expires); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.stderr, "keyturn: created bucket %s\n", name)
-			revision, err = do(ctx, s, bucket)
+			entry.Revision, err = do(ctx, s, bucket)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, kv.ErrBucketNotFound):
+			return a.createIt(name)
+		case expires && errors.Is(err, kv.ErrUnsupported):
+			return a.switchOn(err, name, "--key-ttl")
+		case err != nil:
 			return err
 		}
-		return a.printWritten(kv.Entry{Bucket: name, Key: key, Value: value, Revision: revision, Operation: kv.OpPut})
+		return a.printWritten(entry)
 	})
 }
 

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +33,7 @@ No key may be there twice. If one condition does not hold, nothing is changed.`,
 		ValidArgsFunction: a.completeBucket,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if isTerminal(a.stdin) {
-				return &usageError{cmd.CommandPath(), "there are no changes: give them on stdin"}
+				return a.wrong("there are no changes: give them on stdin")
 			}
 			ops, err := readOps(a.stdin)
 			if err != nil {
@@ -39,13 +41,34 @@ No key may be there twice. If one condition does not hold, nothing is changed.`,
 			}
 			return a.withBucket(cmd.Context(), args[0], func(s *store, _ kv.Bucket) error {
 				revisions, err := s.Txn(cmd.Context(), args[0], ops)
-				if err != nil {
+				switch {
+				case errors.Is(err, kv.ErrBucketNotFound):
+					return a.createIt(args[0])
+				case errors.Is(err, kv.ErrUnsupported):
+					return a.unsupportedTxn(cmd.Context(), s, args[0], ops, err)
+				case err != nil:
 					return err
 				}
 				return a.printTxn(ops, revisions)
 			})
 		},
 	}
+}
+
+// unsupportedTxn says what to switch on in a bucket that has refused a transaction, if
+// that is why.
+func (a *app) unsupportedTxn(ctx context.Context, s *store, bucket string, ops []natskv.Op, err error) error {
+	info, failed := s.BucketInfo(ctx, bucket)
+	expires := slices.ContainsFunc(ops, func(op natskv.Op) bool { return op.TTL > 0 })
+	switch {
+	case failed != nil:
+		return err
+	case info.Config.NoTxn:
+		return a.switchOn(err, bucket, "--txn")
+	case expires && !info.Config.KeyTTL:
+		return a.switchOn(err, bucket, "--key-ttl")
+	}
+	return err
 }
 
 // change is one change of a transaction as it is read.
@@ -72,6 +95,9 @@ func readOps(r io.Reader) ([]natskv.Op, error) {
 		var op natskv.Op
 		if err == nil {
 			op, err = c.parse()
+		}
+		if err == nil {
+			err = kv.CheckKey(op.Key)
 		}
 		if err == nil && seen[op.Key] {
 			err = fmt.Errorf("key %s is there twice", op.Key)
@@ -125,7 +151,9 @@ func (c change) parse() (op natskv.Op, err error) {
 		if err := ttl.Set(c.TTL); err != nil {
 			return op, fmt.Errorf("ttl: %w", err)
 		}
-		op.TTL = time.Duration(ttl)
+		if op.TTL = time.Duration(ttl); op.TTL < time.Second {
+			return op, errors.New("ttl: the least is 1s")
+		}
 	}
 	return op, nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -23,19 +22,18 @@ as it is; then the revision is named by --revision.`,
 		Args:              between(2, 4),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
 			switch named := cmd.Flags().Changed("revision"); {
 			case named && len(args) == 4:
-				return wrong("the revision is there twice")
+				return a.wrong("the revision is there twice")
 			case len(args) == 4:
 				var err error
 				if last, err = strconv.ParseUint(args[3], 10, 64); err != nil {
-					return wrong(fmt.Sprintf("%q is no revision: keyturn kv history shows those of a key", args[3]))
+					return a.wrong("%q is no revision: keyturn kv history shows those of a key", args[3])
 				}
 			case !named:
-				return wrong("there is no revision: name the one that the key has, as keyturn kv history shows it")
+				return a.wrong("there is no revision: name the one that the key has, as keyturn kv history shows it")
 			}
-			value, err := a.value(cmd, args)
+			value, err := a.value(args)
 			if err != nil {
 				return err
 			}
@@ -65,7 +63,7 @@ at the same moment.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			revision, err := strconv.ParseUint(args[2], 10, 64)
 			if err != nil {
-				return &usageError{cmd.CommandPath(), fmt.Sprintf("%q is no revision: keyturn kv history shows those of a key", args[2])}
+				return a.wrong("%q is no revision: keyturn kv history shows those of a key", args[2])
 			}
 			ctx := cmd.Context()
 			return a.withBucket(ctx, args[0], func(_ *store, bucket kv.Bucket) error {

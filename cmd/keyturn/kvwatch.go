@@ -29,23 +29,22 @@ reason, and FOUND when it is back; RESET says that the bucket is not the one it 
 MISSING that a key vanished although nobody deleted it. What differs then follows.
 
 With --once it prints the value that the key has, or else the first one that it gets,
-as it is and nothing else, and ends. With --timeout it ends after that time; with --once
-that is a failure.`,
+as it is and nothing else, and ends. With --timeout it ends after that time; that is a
+failure with --once, or when there is no bucket or no server then.`,
 		Example: `  keyturn kv watch CFG
   keyturn kv watch CFG 'app.>' --updates
   USERNAME=$(keyturn kv watch CFG username --once --timeout 10s)`,
 		Args:              between(1, 2),
 		ValidArgsFunction: a.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			wrong := func(message string) error { return &usageError{cmd.CommandPath(), message} }
 			past := w.history || w.since > 0
 			switch {
 			case w.once && len(args) == 1:
-				return wrong("--once needs a key")
+				return w.wrong("--once needs a key")
 			case w.once && (past || w.updates):
-				return wrong("--once excludes --history, --revision and --updates")
+				return w.wrong("--once excludes --history, --revision and --updates")
 			case past && w.updates:
-				return wrong("--updates excludes --history and --revision")
+				return w.wrong("--updates excludes --history and --revision")
 			}
 			w.past = past || len(args) == 1 && !w.updates
 			w.name = args[0]
@@ -89,6 +88,10 @@ func (w *kvWatch) run(ctx context.Context, filters []string) error {
 	err := w.withBucket(timed, w.name, func(_ *store, bucket kv.Bucket) error {
 		return w.watch(timed, bucket, filters)
 	})
+	lost := w.explain(w.lost, w.name)
+	if errors.Is(w.lost, kv.ErrBucketNotFound) {
+		lost = w.createIt(w.name)
+	}
 	switch {
 	case errors.Is(err, errSeen):
 		return nil
@@ -96,12 +99,16 @@ func (w *kvWatch) run(ctx context.Context, filters []string) error {
 		return nil // Ctrl-C
 	case ctx.Err() != nil:
 		return errors.New("interrupted before there was a value")
-	case timed.Err() != nil && !w.once:
-		return nil
-	case timed.Err() != nil && w.lost != nil:
-		return fmt.Errorf("no value within %s: %w", w.timeout, w.explain(w.lost, w.name))
-	case timed.Err() != nil:
+	case timed.Err() != nil && lost != nil && w.once:
+		return fmt.Errorf("no value within %s: %w", w.timeout, lost)
+	case timed.Err() != nil && lost != nil:
+		return fmt.Errorf("nothing to watch after %s: %w", w.timeout, lost)
+	case timed.Err() != nil && w.once:
 		return fmt.Errorf("no value of %s within %s", filters[0], w.timeout)
+	case timed.Err() != nil && w.epoch == "":
+		return fmt.Errorf("nothing seen of bucket %s within %s: give it more --timeout", w.name, w.timeout)
+	case timed.Err() != nil:
+		return nil
 	}
 	return err
 }
@@ -161,7 +168,7 @@ func (w *kvWatch) follow(event kv.Event) error {
 	case errors.Is(event.Err, kv.ErrBucketNotFound) && w.epoch != "":
 		return errors.New("the bucket was removed")
 	case errors.Is(event.Err, kv.ErrBucketNotFound):
-		return event.Err
+		return w.createIt(w.name)
 	}
 	return nil
 }

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
-	"sync"
+	"time"
 )
 
 // logger returns a log of records to w, from the level up that the flags name or
@@ -22,66 +23,86 @@ func (a *app) logger(otherwise slog.Level, w io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	case a.logFormat == "" && isTerminal(a.stderr):
 		return slog.New(newPlainHandler(level, func(level slog.Level, text string) {
-			_, _ = io.WriteString(w, "keyturn: "+text+"\n")
+			fmt.Fprintf(w, "%s  %s%s\n", time.Now().Format(time.TimeOnly), kind(level), text)
 		})), nil
 	default:
 		return slog.New(slog.NewTextHandler(w, opts)), nil
 	}
 }
 
-// plainHandler writes records for people: the message, then what else there is
-// to say in brackets.
-type plainHandler struct {
-	slog.Handler // writes the attributes into shared.buffer
-	shared       *plainShared
+// kind is what people are told of a level in front of its message: nothing of info.
+func kind(level slog.Level) string {
+	if level == slog.LevelInfo {
+		return ""
+	}
+	return strings.ToLower(level.String()) + ": "
 }
 
-type plainShared struct {
-	print func(level slog.Level, text string)
-
-	mu     sync.Mutex // guards buffer
-	buffer bytes.Buffer
+// plainHandler writes records for people: the message, the error, then what else there
+// is to say in brackets.
+type plainHandler struct {
+	least  slog.Level
+	print  func(level slog.Level, text string)
+	detail []string // of all records
+	group  string   // in front of the names of attributes, with a dot at its end
 }
 
 func newPlainHandler(least slog.Level, print func(level slog.Level, text string)) slog.Handler {
-	shared := &plainShared{print: print}
-	attributes := slog.NewTextHandler(&shared.buffer, &slog.HandlerOptions{
-		Level: least,
-		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			switch a.Key {
-			case slog.TimeKey, slog.LevelKey, slog.MessageKey, "machine":
-				if len(groups) == 0 {
-					return slog.Attr{}
-				}
-			}
-			return a
-		},
-	})
-	return &plainHandler{attributes, shared}
+	return &plainHandler{least: least, print: print}
 }
 
-// Handle writes one record.
-func (h *plainHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.shared.mu.Lock()
-	h.shared.buffer.Reset()
-	err := h.Handler.Handle(ctx, r)
-	attributes := strings.TrimSpace(h.shared.buffer.String())
-	h.shared.mu.Unlock()
+// Enabled says whether records of a level are shown.
+func (h *plainHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.least }
 
-	text := strings.ToLower(r.Level.String()) + ": " + r.Message
-	if attributes != "" {
-		text += " (" + attributes + ")"
+// Handle writes one record.
+func (h *plainHandler) Handle(_ context.Context, r slog.Record) error {
+	text, detail := r.Message, slices.Clip(h.detail)
+	r.Attrs(func(a slog.Attr) bool {
+		if h.group == "" && a.Key == "error" {
+			text += ": " + oneLine([]byte(a.Value.Resolve().String()))
+		} else {
+			detail = appendDetail(detail, h.group, a)
+		}
+		return true
+	})
+	if len(detail) > 0 {
+		text += " (" + strings.Join(detail, ", ") + ")"
 	}
-	h.shared.print(r.Level, text)
-	return err
+	h.print(r.Level, text)
+	return nil
+}
+
+// appendDetail appends what an attribute says, and what those in a group say. Which
+// machine it is the screen has said.
+func appendDetail(detail []string, group string, a slog.Attr) []string {
+	value := a.Value.Resolve()
+	switch {
+	case value.Kind() == slog.KindGroup:
+		if a.Key != "" {
+			group += a.Key + "."
+		}
+		for _, member := range value.Group() {
+			detail = appendDetail(detail, group, member)
+		}
+	case a.Key != "" && group+a.Key != "machine" && value.String() != "":
+		detail = append(detail, group+a.Key+" "+oneLine([]byte(value.String())))
+	}
+	return detail
 }
 
 // WithAttrs returns a handler that has more to say of each record.
 func (h *plainHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &plainHandler{h.Handler.WithAttrs(attrs), h.shared}
+	more := *h
+	more.detail = slices.Clip(h.detail)
+	for _, a := range attrs {
+		more.detail = appendDetail(more.detail, h.group, a)
+	}
+	return &more
 }
 
 // WithGroup returns a handler whose attributes are in a group.
 func (h *plainHandler) WithGroup(name string) slog.Handler {
-	return &plainHandler{h.Handler.WithGroup(name), h.shared}
+	in := *h
+	in.group += name + "."
+	return &in
 }

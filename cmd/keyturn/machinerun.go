@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -51,9 +53,22 @@ type machineRun struct {
 }
 
 func (r *machineRun) run(dir string) error {
-	ctx, stop := untilInterrupted()
+	stdout, stderr := newOutlet(r.stdout), newOutlet(r.stderr)
+	defer stderr.Close()
+	defer stdout.Close()
+	ctx, stop := untilInterrupted(func() {
+		if isTerminal(r.stdout) && !r.json {
+			_, _ = stdout.Write([]byte("\n")) // ends the line on which the terminal shows ^C
+		}
+	})
 	defer stop()
 
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		if filepath.Base(dir) != "machine.yaml" {
+			return fmt.Errorf("%s is a file: name the folder that has the machine.yaml", dir)
+		}
+		dir = filepath.Dir(dir) // who names the file means its machine
+	}
 	manifest, err := machine.Load(dir, builtin.Kinds())
 	if err != nil {
 		return err
@@ -64,9 +79,6 @@ func (r *machineRun) run(dir string) error {
 		}
 	}
 
-	stdout, stderr := newOutlet(r.stdout), newOutlet(r.stderr)
-	defer stderr.Close()
-	defer stdout.Close()
 	report, log, err := r.reporter(stdout, stderr)
 	if err != nil {
 		return err
@@ -83,8 +95,8 @@ func (r *machineRun) run(dir string) error {
 }
 
 // untilInterrupted returns a context that is done when somebody wants the process to
-// end. Who wants it a second time gets it at once.
-func untilInterrupted() (ctx context.Context, stop func()) {
+// end, who is answered first. Who wants it a second time gets it at once.
+func untilInterrupted(answer func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -95,6 +107,7 @@ func untilInterrupted() (ctx context.Context, stop func()) {
 	go func() {
 		select {
 		case <-signals:
+			answer()
 			cancel()
 		case <-ctx.Done():
 			return
@@ -151,13 +164,19 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 	if err != nil {
 		return err
 	}
-	m, err := machine.New(manifest, machine.Options{
-		Dir:       dir,
-		Bucket:    store.Bucket,
-		Facts:     facts.get,
-		Identity:  r.identity,
-		Log:       log,
-		OnStart:   func() { report.starting(manifest.Name, next) },
+	var m *machine.Machine
+	m, err = machine.New(manifest, machine.Options{
+		Dir:      dir,
+		Bucket:   store.Bucket,
+		Facts:    facts.get,
+		Identity: r.identity,
+		Log:      log,
+		OnStart: func() {
+			report.starting(manifest.Name, next)
+			if state := m.Status().State; state != manifest.InitialState {
+				report.resumed(state)
+			}
+		},
 		OnStep:    report.step,
 		OnWatcher: report.watcher,
 		Output:    report.output,
@@ -166,7 +185,11 @@ func (r *machineRun) withMachine(ctx context.Context, dir string, manifest *mach
 		return err
 	}
 	defer time.AfterFunc(settled, giveBack).Stop()
-	if err := m.Run(ctx); err != nil {
+	err = m.Run(ctx)
+	if path, ok := errors.AsType[*fs.PathError](err); ok && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) {
+		return fmt.Errorf("start machine %s: write into its folder %s: %w: make it writable, or run a copy of it", manifest.Name, dir, path.Err)
+	}
+	if err != nil {
 		return err
 	}
 	report.stopped(m.Status().State)
@@ -186,7 +209,7 @@ func (r *machineRun) prepare(ctx context.Context, store *store, manifest *machin
 		}
 		switch _, err := bucket.Status(ctx); {
 		case errors.Is(err, kv.ErrBucketNotFound) && store.own:
-			if err := store.create(ctx, name); err != nil {
+			if err := store.create(ctx, name, false); err != nil {
 				return nil, err
 			}
 		case errors.Is(err, kv.ErrBucketNotFound):

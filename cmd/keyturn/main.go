@@ -32,7 +32,8 @@ const (
 
 const exitStatus = `
 Exit status:
-  0 when it is done, 1 when it failed, 2 for wrong usage
+  0 when it is done, 1 when it failed, 2 for wrong usage: a flag, name, key or setting
+  that cannot be
 `
 
 // app is what all commands share: the streams of the process and the global flags.
@@ -86,6 +87,14 @@ share and that needs no server to be started, or, with --server, on NATS JetStre
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.flags.check(cmd) }
 
 	group(root, a.brokerCommand(), a.machineCommand(), a.kvCommand(), a.versionCommand())
+	version := root.Flags().Bool("version", false, "print the version")
+	help := root.RunE
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *version {
+			return a.printVersion()
+		}
+		return help(cmd, args)
+	}
 	root.InitDefaultCompletionCmd()
 	completion, _, err := root.Find([]string{"completion"})
 	if err != nil {

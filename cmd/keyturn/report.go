@@ -16,6 +16,9 @@ type reporter interface {
 	// starting tells which commands to type next; there may be none.
 	starting(machine string, next []string)
 
+	// resumed tells the state in which the machine goes on where it was.
+	resumed(state string)
+
 	step(machine.Step)
 	watcher(machine.WatcherStatus)
 
@@ -38,6 +41,8 @@ func (r *logReporter) starting(_ string, next []string) {
 		r.log.Info("try this in another terminal", "command", command)
 	}
 }
+
+func (r *logReporter) resumed(string) {} // the machine logs in which state it starts
 
 func (r *logReporter) step(machine.Step) {} // the machine logs its steps
 

@@ -18,9 +18,13 @@ type screen struct {
 	colours bool
 	outputs []*lines // owned by the machine's goroutine
 
-	mu   sync.Mutex // guards last
-	last string     // the line printed last, which what follows need not repeat
+	mu   sync.Mutex             // guards what follows
+	last string                 // the line printed last, which what follows need not repeat
+	held *machine.WatcherStatus // a failure, for the step that it causes to tell
 }
+
+// holdFor is how long a step may take to follow what causes it.
+const holdFor = 100 * time.Millisecond
 
 var _ reporter = (*screen)(nil)
 
@@ -56,13 +60,30 @@ func (s *screen) starting(machine string, next []string) {
 	s.print(time.Time{}, text)
 }
 
+func (s *screen) resumed(state string) { s.print(time.Now(), "in "+state+", resumed") }
+
 func (s *screen) step(step machine.Step) {
 	flush(s.outputs)
 	text := step.From + " " + s.in(cyan, "--"+step.Event+"-->") + " " + step.To
-	if step.Detail != "" && !s.told(step.Detail) {
+	if w := s.release(); w != nil && w.Name == step.Watcher && w.Detail == step.Detail {
+		text += "  " + s.failure(*w)
+	} else if s.show(w); step.Detail != "" && !s.told(step.Detail) {
 		text += "  " + s.in(faint, step.Detail)
 	}
 	s.print(step.Time, text)
+}
+
+// release takes back what is held, or nil.
+func (s *screen) release() *machine.WatcherStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.held
+	s.held = nil
+	return held
+}
+
+func (s *screen) failure(w machine.WatcherStatus) string {
+	return s.in(red, w.Name+" "+w.State+": ") + w.Detail
 }
 
 // watcher shows what a step will not.
@@ -70,8 +91,14 @@ func (s *screen) watcher(w machine.WatcherStatus) {
 	flush(s.outputs)
 	switch {
 	case w.Announced, w.Detail == "", s.told(w.Detail):
+	case w.State == "retrying":
+		s.show(&w)
 	case failed(w):
-		s.print(w.Since, s.in(red, w.Name+" "+w.State+": ")+w.Detail)
+		s.show(s.release())
+		s.mu.Lock()
+		s.held = &w
+		s.mu.Unlock()
+		time.AfterFunc(holdFor, func() { s.show(s.release()) })
 	case w.State == "missing":
 		s.print(w.Since, s.in(faint, w.Name+" "+w.State+": "+w.Detail))
 	}
@@ -86,15 +113,12 @@ func (s *screen) output(string) (stdout, stderr io.Writer) {
 	return stream(), stream()
 }
 
-// stopped ends the line on which the terminal shows ^C.
 func (s *screen) stopped(state string) {
-	_, _ = io.WriteString(s.to, "\n")
 	s.print(time.Now(), strings.TrimSuffix("stopped in "+state, " in "))
 }
 
 // log shows a record of the log.
 func (s *screen) log(level slog.Level, text string) {
-	kind, rest, _ := strings.Cut(text, ":")
 	c := faint
 	switch {
 	case level >= slog.LevelError:
@@ -102,7 +126,7 @@ func (s *screen) log(level slog.Level, text string) {
 	case level >= slog.LevelWarn:
 		c = yellow
 	}
-	s.print(time.Now(), s.in(c, kind+":")+rest)
+	s.print(time.Now(), s.in(c, kind(level))+text)
 }
 
 // told says whether the last line has shown a text.
@@ -112,8 +136,16 @@ func (s *screen) told(text string) bool {
 	return strings.Contains(s.last, text)
 }
 
-// print prints a line, with a time unless that is zero.
+// show prints a failure, unless it is nil.
+func (s *screen) show(w *machine.WatcherStatus) {
+	if w != nil {
+		s.print(w.Since, s.failure(*w))
+	}
+}
+
+// print prints a line, with a time unless that is zero, and before it what is held.
 func (s *screen) print(at time.Time, text string) {
+	s.show(s.release())
 	s.mu.Lock()
 	s.last = text
 	s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,10 +53,21 @@ starting machine m
 			s.watcher(machine.WatcherStatus{Name: "kv", State: "missing", Detail: "no value yet", Since: at})
 			s.watcher(machine.WatcherStatus{Name: "run", State: "retrying", Detail: "again in 1s", Since: at})
 		}, `
-12:03:04  run failed: exit 3
-12:03:04  B --failed--> A
+12:03:04  B --failed--> A  run failed: exit 3
 12:03:04  kv missing: no value yet
 12:03:04  run retrying: again in 1s
+`},
+		{"a failure without a step", func(s *screen, _, _ io.Writer) {
+			s.watcher(machine.WatcherStatus{Name: "run", State: "failed", Outcome: "failure", Detail: "exit 3", Since: at})
+			s.step(machine.Step{Time: at, Event: "go", From: "A", To: "B", Watcher: "kv", Detail: "CFG.key changed"})
+			s.watcher(machine.WatcherStatus{Name: "run", State: "failed", Outcome: "failure", Detail: "exit 4", Since: at})
+			s.watcher(machine.WatcherStatus{Name: "kv", State: "error", Detail: "no answer", Since: at})
+			time.Sleep(2 * holdFor)
+		}, `
+12:03:04  run failed: exit 3
+12:03:04  A --go--> B  CFG.key changed
+12:03:04  run failed: exit 4
+12:03:04  kv error: no answer
 `},
 		{"a line without end", func(s *screen, stdout, _ io.Writer) {
 			fmt.Fprint(stdout, strings.Repeat("x", maxLine))
@@ -63,14 +75,17 @@ starting machine m
 		}, "\n          " + strings.Repeat("x", maxLine) + "\n          end\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var out strings.Builder
-			s := newScreen(&out)
-			s.colours = false
-			stdout, stderr := s.output("run")
-			test.show(s, stdout, stderr)
-			if diff := cmp.Diff(strings.TrimPrefix(test.want, "\n"), out.String()); diff != "" {
-				t.Errorf("the screen differs (-want +got):\n%s", diff)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				var out strings.Builder
+				s := newScreen(&out)
+				s.colours = false
+				stdout, stderr := s.output("run")
+				test.show(s, stdout, stderr)
+				synctest.Wait()
+				if diff := cmp.Diff(strings.TrimPrefix(test.want, "\n"), out.String()); diff != "" {
+					t.Errorf("the screen differs (-want +got):\n%s", diff)
+				}
+			})
 		})
 	}
 }
@@ -83,6 +98,7 @@ func TestScreenShowsTheLog(t *testing.T) {
 	log.Info("not shown")
 	log.Warn("the bucket is away", "bucket", "CFG", "error", "no answer")
 	log.WithGroup("g").Error("broken", "machine", "other")
+	s.resumed("DEPLOY")
 	// The watcher then says the same of itself.
 	log.Warn("away", "error", "no answer")
 	s.watcher(machine.WatcherStatus{Name: "w", State: "error", Outcome: "failure", Detail: "no answer"})
@@ -92,9 +108,10 @@ func TestScreenShowsTheLog(t *testing.T) {
 		lines = append(lines, line[len(indent):]) // after the time
 	}
 	want := []string{
-		"warn: the bucket is away (watcher=w bucket=CFG error=\"no answer\")\n",
-		"error: broken (watcher=w g.machine=other)\n",
-		"warn: away (watcher=w error=\"no answer\")\n",
+		"warn: the bucket is away: no answer (watcher w, bucket CFG)\n",
+		"error: broken (watcher w, g.machine other)\n",
+		"in DEPLOY, resumed\n",
+		"warn: away: no answer (watcher w)\n",
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("the log differs (-want +got):\n%s", diff)

@@ -99,8 +99,8 @@ func (a *app) withBucket(ctx context.Context, name string, do func(*store, kv.Bu
 const defaultHistory = 5
 
 // create makes a bucket with the default settings.
-func (s *store) create(ctx context.Context, name string) error {
-	return s.add(ctx, natskv.Config{Bucket: name, History: defaultHistory})
+func (s *store) create(ctx context.Context, name string, keyTTL bool) error {
+	return s.add(ctx, natskv.Config{Bucket: name, History: defaultHistory, KeyTTL: keyTTL})
 }
 
 // add makes a bucket. It is no error that there is one with the same settings.

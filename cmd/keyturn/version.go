@@ -22,21 +22,23 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version",
 		Args:  between(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			v := readVersion()
-			if a.json {
-				return a.print("%s", jsonLine(v))
-			}
-			text := "keyturn " + v.Version
-			if v.Commit != "" {
-				text += ", commit " + v.Commit
-				if v.Modified {
-					text += " and changes"
-				}
-			}
-			return a.print("%s, %s, %s\n", text, v.Go, v.Platform)
-		},
+		RunE:  func(*cobra.Command, []string) error { return a.printVersion() },
 	}
+}
+
+func (a *app) printVersion() error {
+	v := readVersion()
+	if a.json {
+		return a.print("%s", jsonLine(v))
+	}
+	text := "keyturn " + v.Version
+	if v.Commit != "" {
+		text += ", commit " + v.Commit
+		if v.Modified {
+			text += " and changes"
+		}
+	}
+	return a.print("%s, %s, %s\n", text, v.Go, v.Platform)
 }
 
 func readVersion() version {

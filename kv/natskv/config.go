@@ -42,10 +42,14 @@ type Config struct {
 	// Sources are the buckets whose keys are put into this one, too.
 	Sources []Origin
 
-	// NoTxn refuses Client.Txn and NoKeyTTL refuses the TTL of a single key: so are
-	// buckets made that other clients make. Both can be had later by EditBucket,
-	// and NoKeyTTL not again.
-	NoTxn, NoKeyTTL bool
+	// KeyTTL lets a single key have a TTL. It can be had later, by EditBucket, and
+	// not be given up again, by the server's rule; and then other clients cannot edit
+	// the bucket that do not know of it. What leaves markers and what has an origin
+	// has it in any case: else what expires at the origin would stay here for ever.
+	KeyTTL bool
+
+	// NoTxn refuses Client.Txn. So are buckets made that other clients make.
+	NoTxn bool
 }
 
 // Placement says on which servers a bucket may be.
@@ -167,7 +171,7 @@ func (c Config) streamConfig() jetstream.StreamConfig {
 		AllowDirect:            true,
 		Metadata:               c.Metadata,
 		SubjectDeleteMarkerTTL: c.MarkerTTL,
-		AllowMsgTTL:            !c.NoKeyTTL || c.MarkerTTL > 0,
+		AllowMsgTTL:            c.KeyTTL || c.MarkerTTL > 0 || c.Mirror != nil || len(c.Sources) > 0,
 	}
 	if c.Memory {
 		sc.Storage = jetstream.MemoryStorage
@@ -247,8 +251,8 @@ func configOf(sc jetstream.StreamConfig) Config {
 		Replicas:     sc.Replicas,
 		Memory:       sc.Storage == jetstream.MemoryStorage,
 		Compression:  sc.Compression != jetstream.NoCompression,
+		KeyTTL:       sc.AllowMsgTTL,
 		NoTxn:        !sc.AllowAtomicPublish,
-		NoKeyTTL:     !sc.AllowMsgTTL,
 	}
 	for key, value := range sc.Metadata {
 		if !strings.HasPrefix(key, hidden) {

@@ -70,7 +70,7 @@ func TestSettings(t *testing.T) {
 	c := newClient(t, srv.connect(), quick)
 	check(t, c.CreateBucket(t.Context(), natskv.Config{Bucket: "SRC"}))
 	cfg := natskv.Config{
-		Bucket: "B", Description: "d", History: 7, TTL: time.Hour, MarkerTTL: time.Minute, MaxValueSize: 1000,
+		Bucket: "B", Description: "d", History: 7, TTL: time.Hour, MarkerTTL: time.Minute, KeyTTL: true, MaxValueSize: 1000,
 		MaxBytes: 1 << 20, Replicas: 1, Compression: true, Metadata: map[string]string{"a": "b"},
 		RePublish: &natskv.RePublish{Source: ">", Destination: "hint.>", HeadersOnly: true},
 		Sources: []natskv.Origin{
@@ -89,12 +89,12 @@ func TestSettings(t *testing.T) {
 		t.Errorf("info is %+v", got)
 	}
 
-	far := natskv.Config{Bucket: "M", History: 1, Replicas: 1, NoTxn: true, Mirror: &natskv.Origin{Bucket: "FAR", Domain: "hub", Filters: []string{"a.>"}}}
+	far := natskv.Config{Bucket: "M", History: 1, Replicas: 1, NoTxn: true, KeyTTL: true, Mirror: &natskv.Origin{Bucket: "FAR", Domain: "hub", Filters: []string{"a.>"}}}
 	check(t, c.CreateBucket(t.Context(), far))
 	if diff := cmp.Diff(far, info(t, c, "M").Config); diff != "" {
 		t.Errorf("a mirror: -want +got\n%s", diff)
 	}
-	placed := natskv.Config{Bucket: "P", History: 1, Replicas: 1, Memory: true, NoTxn: true, NoKeyTTL: true}
+	placed := natskv.Config{Bucket: "P", History: 1, Replicas: 1, Memory: true, NoTxn: true}
 	check(t, c.CreateBucket(t.Context(), placed))
 	if diff := cmp.Diff(placed, info(t, c, "P").Config); diff != "" {
 		t.Errorf("in memory: -want +got\n%s", diff)
@@ -119,7 +119,7 @@ func TestSettings(t *testing.T) {
 func TestInvalidSettings(t *testing.T) {
 	srv := startBroker(t)
 	c := newClient(t, srv.connect(), quick)
-	check(t, c.CreateBucket(t.Context(), natskv.Config{Bucket: "ORIGIN"}))
+	check(t, c.CreateBucket(t.Context(), natskv.Config{Bucket: "ORIGIN", KeyTTL: true}))
 	check(t, c.CreateBucket(t.Context(), natskv.Config{Bucket: "MIRROR", Mirror: &natskv.Origin{Bucket: "ORIGIN"}}))
 	origin := &natskv.Origin{Bucket: "ORIGIN"}
 	for what, cfg := range map[string]natskv.Config{
@@ -151,7 +151,7 @@ func TestInvalidSettings(t *testing.T) {
 		"memory":         func(c *natskv.Config) { c.Memory = true },
 		"origin":         func(c *natskv.Config) { c.Mirror = origin },
 		"a history of":   func(c *natskv.Config) { c.History = 65 },
-		"can not be dis": func(c *natskv.Config) { c.NoKeyTTL = true },
+		"stays so":       func(c *natskv.Config) { c.KeyTTL = false },
 	} {
 		if err := c.EditBucket(t.Context(), "ORIGIN", change); !errors.Is(err, kv.ErrInvalidConfig) || !strings.Contains(err.Error(), what) {
 			t.Errorf("edit %s: %v", what, err)

@@ -202,8 +202,14 @@ func TestManage(t *testing.T) {
 	check(t, c.CreateBucket(ctx, cfg)) // it is there
 	check(t, c.CreateBucket(ctx, natskv.Config{Bucket: "A"}))
 	changed := cfg
-	changed.History = 8
-	wantErr(t, "create with other settings", kv.ErrBucketExists, func() error { return c.CreateBucket(ctx, changed) })
+	changed.History, changed.Memory, changed.Description = 8, false, "another"
+	err := c.CreateBucket(ctx, changed)
+	if others := "with other settings: Description differs, History is 7, not 8, Memory is true, not false"; !errors.Is(err, kv.ErrBucketExists) || !strings.HasSuffix(err.Error(), others) {
+		t.Errorf("create with other settings: %v, want %s", err, others)
+	}
+	wantErr(t, "create with a TTL for keys, which it has not", kv.ErrBucketExists, func() error {
+		return c.CreateBucket(ctx, natskv.Config{Bucket: "A", KeyTTL: true})
+	})
 	wantErr(t, "create with a bad name", kv.ErrInvalidBucket, func() error { return c.CreateBucket(ctx, natskv.Config{Bucket: "a.b"}) })
 	wantErr(t, "delete with a bad name", kv.ErrInvalidBucket, func() error { return c.DeleteBucket(ctx, "a.b") })
 	if _, err := c.Bucket("a.b"); !errors.Is(err, kv.ErrInvalidBucket) {
@@ -239,7 +245,7 @@ func TestTogetherWithNatsGo(t *testing.T) {
 	c := newClient(t, nc, quick)
 	ctx := t.Context()
 	// It would refuse another configuration than its own.
-	ours := newBucket(t, c, natskv.Config{Bucket: "TEST", History: 3, NoTxn: true, NoKeyTTL: true})
+	ours := newBucket(t, c, natskv.Config{Bucket: "TEST", History: 3, NoTxn: true})
 	theirs, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "TEST", History: 3})
 	check(t, err)
 	check(t, c.CreateBucket(ctx, natskv.Config{Bucket: "TEST", History: 3}))

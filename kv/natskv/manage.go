@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,11 +17,11 @@ import (
 )
 
 // CreateBucket creates a bucket, or finds that it is there with the same
-// settings (NoTxn and NoKeyTTL aside). It returns kv.ErrInvalidBucket,
-// kv.ErrBucketExists when there is one with other settings, kv.ErrReplicas when there
-// are too few servers, and kv.ErrBucketNotFound when the origin of a mirror is not
-// there. A mirror beside its origin gets the history and the TTL of that, unless it
-// is told others.
+// settings: it may take more than is asked for, transactions and keys with a TTL, or no
+// transactions. It returns kv.ErrInvalidBucket, kv.ErrBucketExists when there is one with
+// other settings, kv.ErrReplicas when there are too few servers, and kv.ErrBucketNotFound
+// when the origin of a mirror is not there. A mirror beside its origin gets the history
+// and the TTL of that, unless it is told others.
 func (c *Client) CreateBucket(ctx context.Context, cfg Config) error {
 	if err := cfg.check(); err != nil {
 		return err
@@ -67,11 +68,29 @@ func (c *Client) same(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("%w: it is being restored, or a restore was interrupted", kv.ErrBucketExists)
 	}
 	is, wanted := configOf(has), configOf(cfg.streamConfig())
-	is.NoTxn, is.NoKeyTTL = wanted.NoTxn, wanted.NoKeyTTL
-	if !reflect.DeepEqual(is, wanted) {
-		return kv.ErrBucketExists
+	is.NoTxn, is.KeyTTL = wanted.NoTxn, is.KeyTTL && wanted.KeyTTL
+	if others := differences(is, wanted); len(others) > 0 {
+		return fmt.Errorf("%w with other settings: %s", kv.ErrBucketExists, strings.Join(others, ", "))
 	}
 	return nil
+}
+
+// differences says in which settings a bucket is other than wanted. Texts are not shown.
+func differences(is, wanted Config) (all []string) {
+	a, b := reflect.ValueOf(is), reflect.ValueOf(wanted)
+	for i := range a.NumField() {
+		has, want := a.Field(i).Interface(), b.Field(i).Interface()
+		if reflect.DeepEqual(has, want) {
+			continue
+		}
+		text := a.Type().Field(i).Name + " differs"
+		switch has.(type) {
+		case int, int64, bool, time.Duration:
+			text = fmt.Sprintf("%s is %v, not %v", a.Type().Field(i).Name, has, want)
+		}
+		all = append(all, text)
+	}
+	return all
 }
 
 // EditBucket changes settings of a bucket: those that change makes other in the
@@ -113,6 +132,8 @@ func (c *Client) edit(k *call, name string, change func(*Config)) error {
 		return fmt.Errorf("%w: a bucket cannot get another name", kv.ErrInvalidConfig)
 	case after.Memory != before.Memory:
 		return fmt.Errorf("%w: a bucket cannot move between memory and disk", kv.ErrInvalidConfig)
+	case before.KeyTTL && !after.KeyTTL:
+		return fmt.Errorf("%w: a bucket whose keys may have a TTL stays so, by the server's rule", kv.ErrInvalidConfig)
 	case !reflect.DeepEqual(after.Mirror, before.Mirror):
 		return fmt.Errorf("%w: the origin of a mirror cannot be changed: create another mirror", kv.ErrInvalidConfig)
 	}

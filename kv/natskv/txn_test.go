@@ -18,7 +18,7 @@ import (
 func TestTxn(t *testing.T) {
 	srv := startBroker(t)
 	c := newClient(t, srv.connect(), quick)
-	b := newBucket(t, c, natskv.Config{Bucket: "B", History: 5})
+	b := newBucket(t, c, natskv.Config{Bucket: "B", History: 5, KeyTTL: true})
 	ctx := t.Context()
 	put(t, b, "gone", "x")
 	put(t, b, "purged", "x")
@@ -163,11 +163,30 @@ func TestKeyTTL(t *testing.T) {
 	_, err = b.CreateTTL(ctx, "put", nil, time.Hour) // over the marker
 	check(t, err)
 
-	old := newBucket(t, c, natskv.Config{Bucket: "OLD", NoKeyTTL: true}).(kv.Expirer)
+	old := newBucket(t, c, natskv.Config{Bucket: "OLD"}).(kv.Expirer)
 	wantErr(t, "a bucket without", kv.ErrUnsupported, func() error { _, err := old.PutTTL(ctx, "a", nil, time.Hour); return err })
-	check(t, c.EditBucket(ctx, "OLD", func(c *natskv.Config) { c.NoKeyTTL = false }))
+	check(t, c.EditBucket(ctx, "OLD", func(c *natskv.Config) { c.KeyTTL = true }))
 	_, err = old.PutTTL(ctx, "a", nil, time.Hour)
 	check(t, err)
+}
+
+// TestKeyTTLOfOrigin: what expires in a bucket expires in its replica, and in what gets
+// its keys from there, although their settings do not ask for it.
+func TestKeyTTLOfOrigin(t *testing.T) {
+	srv := startBroker(t)
+	c := newClient(t, srv.connect(), quick)
+	origin := newBucket(t, c, natskv.Config{Bucket: "B", KeyTTL: true}).(kv.Expirer)
+	for what, cfg := range map[string]natskv.Config{
+		"a mirror":         {Bucket: "MIRROR", Mirror: &natskv.Origin{Bucket: "B"}},
+		"one with sources": {Bucket: "SOURCED", Sources: []natskv.Origin{{Bucket: "B"}}},
+	} {
+		b := newBucket(t, c, cfg)
+		key := strings.ToLower(cfg.Bucket)
+		_, err := origin.PutTTL(t.Context(), key, nil, time.Second)
+		check(t, err)
+		eventually(t, what+" gets it", func() bool { _, err := b.Get(t.Context(), key); return err == nil })
+		eventually(t, what+" lets it expire", func() bool { _, err := b.Get(t.Context(), key); return errors.Is(err, kv.ErrKeyNotFound) })
+	}
 }
 
 func TestCompact(t *testing.T) {

@@ -33,12 +33,12 @@ func ConnOptions() []nats.Option {
 }
 
 // pause is how long to wait after a number of attempts that failed, 1 or more. It
-// grows by a quarter each time, from 50 milliseconds to 2 seconds, so what comes back
-// is found after a quarter of the time that it was away at most. A random part is
+// grows by a seventh each time, from 50 milliseconds to 2 seconds, so what comes back
+// is found after a seventh of the time that it was away at most. A random part is
 // taken off, so that many who wait do not come back at once.
 func pause(attempts int) time.Duration {
 	const first, most = 50 * time.Millisecond, 2 * time.Second
-	d := min(time.Duration(float64(first)*math.Pow(1.25, float64(min(attempts, 20)-1))), most)
+	d := min(time.Duration(float64(first)*math.Pow(8.0/7, float64(min(attempts, 40)-1))), most)
 	return d/2 + rand.N(d/2)
 }
 

@@ -180,7 +180,7 @@ func (r *restore) send(ctx context.Context, config map[string]json.RawMessage) e
 		r.opts.Progress(min(read, total), total)
 		_, err := r.chunk(ctx, to, chunk, chunkWait)
 		// In a cluster it takes a moment until our server knows who listens.
-		for attempt := 1; first && errors.Is(err, nats.ErrNoResponders) && attempt < 20 && sleep(ctx, pause(attempt)); attempt++ {
+		for attempt := 1; first && errors.Is(err, nats.ErrNoResponders) && attempt < 30 && sleep(ctx, pause(attempt)); attempt++ {
 			_, err = r.chunk(ctx, to, chunk, chunkWait)
 		}
 		first = false

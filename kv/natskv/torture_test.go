@@ -67,7 +67,7 @@ func TestTorture(t *testing.T) {
 		{"back up", 2, func() { s := backUp(t, x.js.Conn(), "KV_TEST"); x.saved = &s }},
 		{"restore", 2, x.restore},
 		{"restore and put", 2, func() { x.restore(); x.puts(x.rand.IntN(40)) }},
-		{"restart the server", 2, func() { x.srv.stop(); x.srv.start() }},
+		{"restart the server", 2, x.restart},
 		{"delete consumers", 2, x.deleteConsumers},
 		{"cut the link", 2, x.link.cut},
 		{"swallow", 2, func() { x.link.swallow(); x.puts(5); x.link.cut() }},
@@ -139,6 +139,14 @@ func (x *torture) puts(n int) {
 	for range n {
 		x.put()
 	}
+}
+
+// restart waits for the connection that breaks things, which nobody else does.
+func (x *torture) restart() {
+	before := x.js.Conn().Stats().Reconnects
+	x.srv.stop()
+	x.srv.start()
+	eventually(x.t, "it is back", func() bool { return x.js.Conn().Stats().Reconnects > before })
 }
 
 func (x *torture) purgeStream(opts ...jetstream.StreamPurgeOpt) {

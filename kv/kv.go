@@ -41,7 +41,8 @@ const (
 	OpPurge  Operation = "PURGE" // a marker: the history is gone
 )
 
-// Entry is one revision of a key. Its Value belongs to the caller.
+// Entry is one revision of a key. Its Value is shared by all who get the entry or are
+// told it, so it must not be changed in place. Appending to it makes a copy.
 type Entry struct {
 	Bucket    string
 	Key       string

@@ -51,12 +51,13 @@ func check(key string, wild bool) error {
 	case len(key) > maxKey:
 		return fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrInvalidKey, len(key), maxKey)
 	}
-	tokens := strings.Split(key, ".")
-	for i, token := range tokens {
+	for rest, more := key, true; more; {
+		var token string
+		token, rest, more = strings.Cut(rest, ".")
 		if token == "" {
 			return fmt.Errorf("%w %q: a dot must stand between two tokens", ErrInvalidKey, key)
 		}
-		if wild && (token == "*" || token == ">" && i == len(tokens)-1) {
+		if wild && (token == "*" || token == ">" && !more) {
 			continue
 		}
 		for _, r := range token {

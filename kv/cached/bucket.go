@@ -1,7 +1,6 @@
 package cached
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,12 +28,10 @@ func (b *Bucket) Get(ctx context.Context, key string) (kv.Entry, error) {
 	r, ok := b.recall(key)
 	if ok && r != nil && r.held {
 		b.hits.add(uint64(r.entry.Revision))
-		e := r.entry
-		e.Value = bytes.Clone(e.Value)
-		if e.Operation != kv.OpPut {
-			return e, b.wrap("get "+key, kv.ErrKeyDeleted)
+		if r.entry.Operation != kv.OpPut {
+			return r.entry, b.wrap("get "+key, kv.ErrKeyDeleted)
 		}
-		return e, nil
+		return r.entry, nil
 	}
 	if err := kv.CheckKey(key); err != nil {
 		return kv.Entry{}, err

@@ -33,7 +33,7 @@
 //
 // # What it costs
 //
-// A Get that memory answers takes no lock that others wait for, and copies the value
+// A Get that memory answers takes no lock that others wait for, and allocates nothing
 // (BenchmarkGet). A key takes some 250 bytes besides its name and value
 // (BenchmarkKey), and what the bucket below keeps of the keys that it watches comes
 // on top. After a delete the first Get asks the bucket, which does not say of which

@@ -56,19 +56,6 @@ func TestAnswersFromMemory(t *testing.T) {
 	})
 }
 
-// TestValuesAreTheCallers changes what it got: memory must not notice.
-func TestValuesAreTheCallers(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *memkv.Store, below *spy) {
-		put(t, below, "a", "abc")
-		c := open(t, below, cached.Options{})
-		run(t, c)
-		<-c.Ready()
-		wantGet(t, c, "a", "abc").Value[0] = 'X'
-		wantGet(t, c, "a", "abc")
-		wantCount(t, "gets from the bucket", below.gets(), 0)
-	})
-}
-
 func TestMissing(t *testing.T) {
 	bubble(t, func(t *testing.T, s *memkv.Store, below *spy) {
 		put(t, below, "a", "1")

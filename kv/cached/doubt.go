@@ -1,8 +1,8 @@
 package cached
 
 import (
-	"bytes"
 	"hash/maphash"
+	"slices"
 
 	"github.com/keyturn-io/keyturn/kv"
 )
@@ -92,7 +92,7 @@ func (b *Bucket) saw(key string, e kv.Entry, before uint64) {
 		b.settled(key)
 	}
 	if r := m.get(key); r != nil && !r.held && m.fits(e, b.opts.MaxBytes) {
-		e.Value = bytes.Clone(e.Value)
+		e.Value = slices.Clip(e.Value) // so that appending copies
 		m.put(e, b.opts.MaxBytes)
 	}
 }

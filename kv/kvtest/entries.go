@@ -31,7 +31,7 @@ var entryTests = []test{
 	{"Unavailable", testUnavailable},
 	{"Contexts", testContexts},
 	{"Race", testRace},
-	{"OwnValues", testOwnValues},
+	{"SharedValues", testSharedValues},
 }
 
 func testPutGet(t *testing.T, h Harness) {
@@ -373,29 +373,36 @@ func testRace(t *testing.T, h Harness) {
 	}
 }
 
-// testOwnValues changes what it gave and got: the bucket must not notice.
-func testOwnValues(t *testing.T, h Harness) {
+// testSharedValues changes what it gave, which the bucket must not notice, and appends to
+// what it got, which nobody else must notice who got the same.
+func testSharedValues(t *testing.T, h Harness) {
 	b := h.Open(t, Config{})
 	value := []byte("abc")
 	_, err := b.Put(t.Context(), "a", value)
 	must(t, err)
 	value[0] = 'X'
-	for range 2 {
+	get := func() kv.Entry {
 		e, err := b.Get(t.Context(), "a")
 		must(t, err)
-		if string(e.Value) != "abc" {
-			t.Fatalf("value is %q", e.Value)
-		}
-		e.Value[0] = 'X'
+		return e
 	}
-	for range 2 {
+	watch := func() kv.Entry {
 		for event, err := range b.Watch(t.Context(), kv.WatchOptions{}) {
 			must(t, err)
-			if string(event.Entry.Value) != "abc" {
-				t.Fatalf("watched value is %q", event.Entry.Value)
+			if event.Kind == kv.Put {
+				return event.Entry
 			}
-			event.Entry.Value[0] = 'X'
-			break
+		}
+		return kv.Entry{}
+	}
+	var longer [][]byte
+	want := []string{"abc0", "abc1", "abc2", "abc3"}
+	for i, e := range []kv.Entry{get(), get(), watch(), watch()} {
+		longer = append(longer, append(e.Value, byte('0'+i)))
+	}
+	for i := range want {
+		if string(longer[i]) != want[i] {
+			t.Errorf("value %d with something appended is %q, want %q", i, longer[i], want[i])
 		}
 	}
 }

@@ -83,9 +83,10 @@ func (b *bucket) tell() {
 		b.view.Lose(fmt.Errorf("watch bucket %s: %w", b.name, err))
 		return
 	}
-	known := make(map[string]kv.Entry, len(b.life.entries))
+	known := make(map[string]*kv.Entry, len(b.life.entries))
 	for key := range b.life.entries {
-		known[key], _ = b.life.newest(key)
+		e, _ := b.life.newest(key)
+		known[key] = &e
 	}
 	b.view.Replace(b.life.epoch, known, false, b.view.Newest())
 }
@@ -126,7 +127,6 @@ func (b *bucket) Get(ctx context.Context, key string) (e kv.Entry, err error) {
 		if e, ok = l.newest(key); !ok {
 			return kv.ErrKeyNotFound
 		}
-		e = own(e)
 		if e.Operation != kv.OpPut {
 			return kv.ErrKeyDeleted
 		}
@@ -141,7 +141,7 @@ func (b *bucket) GetRevision(ctx context.Context, key string, rev kv.Revision) (
 		if i < 0 {
 			return kv.ErrKeyNotFound
 		}
-		e = own(l.entries[key][i])
+		e = l.entries[key][i]
 		return nil
 	})
 	return e, err
@@ -201,7 +201,7 @@ func (b *bucket) add(l *life, key string, value []byte, op kv.Operation) (kv.Rev
 	e := kv.Entry{
 		Bucket:    b.name,
 		Key:       key,
-		Value:     bytes.Clone(value),
+		Value:     slices.Clip(bytes.Clone(value)), // so that appending copies
 		Revision:  l.last + 1,
 		Created:   b.store.now(),
 		Operation: op,
@@ -233,9 +233,7 @@ func (b *bucket) add(l *life, key string, value []byte, op kv.Operation) (kv.Rev
 
 func (b *bucket) History(ctx context.Context, key string) (entries []kv.Entry, err error) {
 	err = b.doKey(ctx, "history of", key, func(l *life) error {
-		for _, e := range l.entries[key] {
-			entries = append(entries, own(e))
-		}
+		entries = slices.Clone(l.entries[key])
 		if len(entries) == 0 {
 			return kv.ErrKeyNotFound
 		}
@@ -301,10 +299,4 @@ func (b *bucket) Status(ctx context.Context) (st kv.Status, err error) {
 		return nil
 	})
 	return st, err
-}
-
-// own returns the entry with a value that belongs to the caller.
-func own(e kv.Entry) kv.Entry {
-	e.Value = bytes.Clone(e.Value)
-	return e
 }

@@ -131,7 +131,7 @@ func (b *bucket) backUp(ctx context.Context, dir string, progress func(done, tot
 // live returns the keys that have a value, with its revision.
 func (b *bucket) live(ctx context.Context) (map[string]kv.Revision, error) {
 	live := map[string]kv.Revision{}
-	err := b.readAll(ctx, nil, func(snapshot map[string]kv.Entry) {
+	err := b.readAll(ctx, nil, func(snapshot map[string]*kv.Entry) {
 		for key, e := range snapshot {
 			if e.Operation == kv.OpPut {
 				live[key] = e.Revision
@@ -143,7 +143,7 @@ func (b *bucket) live(ctx context.Context) (map[string]kv.Revision, error) {
 
 // readAll reads the bucket for as long as it takes: every message by each, or if that
 // is nil the newest entries without their values by taken.
-func (b *bucket) readAll(ctx context.Context, each func(*nats.Msg, *nats.MsgMetadata) error, taken func(map[string]kv.Entry)) error {
+func (b *bucket) readAll(ctx context.Context, each func(*nats.Msg, *nats.MsgMetadata) error, taken func(map[string]*kv.Entry)) error {
 	opening := b.client.call(ctx, b.client.opts.Timeout)
 	defer opening.cancel()
 	bound, err := b.bind(opening)
@@ -179,7 +179,7 @@ func (b *bucket) archive(ctx context.Context, file *os.File, state archive.State
 			Header:   encodeHeader(msg.Header),
 			Data:     msg.Data,
 		})
-	}, func(map[string]kv.Entry) {})
+	}, func(map[string]*kv.Entry) {})
 	return errors.Join(err, w.Close())
 }
 

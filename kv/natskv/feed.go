@@ -200,7 +200,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	info := bound.stream.CachedInfo()
 	life := epoch(info)
 	reset := life == f.epoch && info.State.LastSeq < f.high
-	s := newSession(f.b, bound, func(snapshot map[string]kv.Entry) {
+	s := newSession(f.b, bound, func(snapshot map[string]*kv.Entry) {
 		f.view.Replace(life, snapshot, reset, newest)
 	}, f.view.Change)
 	if err := s.open(opening, filters, false); err != nil {

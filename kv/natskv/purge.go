@@ -30,8 +30,8 @@ func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (r
 	if err := c.purge(ctx, "compact", name, func(*bucket, *call, *binding) error { return nil }); err != nil {
 		return 0, err
 	}
-	var markers []kv.Entry
-	err = b.readAll(ctx, nil, func(snapshot map[string]kv.Entry) {
+	var markers []*kv.Entry
+	err = b.readAll(ctx, nil, func(snapshot map[string]*kv.Entry) {
 		for _, e := range snapshot {
 			if e.Operation != kv.OpPut {
 				markers = append(markers, e)
@@ -41,7 +41,7 @@ func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (r
 	if err != nil {
 		return 0, fmt.Errorf("compact bucket %s: %w", name, err)
 	}
-	slices.SortFunc(markers, func(a, b kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
+	slices.SortFunc(markers, func(a, b *kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
 	for _, marker := range markers {
 		// The server purges up to a revision, without that.
 		old := time.Since(marker.Created) >= age

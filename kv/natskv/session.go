@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ type session struct {
 	sub      *nats.Subscription
 	filters  []string
 	began    time.Time
-	taken    func(map[string]kv.Entry)
+	taken    func(map[string]*kv.Entry)
 	live     func(kv.Entry)
 
 	// each, unless nil, gets every message until the last one of the bucket instead:
@@ -55,23 +56,23 @@ type session struct {
 
 	mu       sync.Mutex
 	over     bool
-	snapshot map[string]kv.Entry // nil when it has been taken
-	strange  map[string]struct{} // keys that no client would put
-	received uint64              // messages that came
-	high     uint64              // what is known is as new as this revision
-	last     uint64              // the revision of the last message that came
-	need     uint64              // the snapshot must reach this revision
-	caughtUp bool                // there was nothing more to come, as far as the consumer knows
-	heard    time.Time           // when the server was last heard of
-	progress time.Time           // when the last message came
-	pending  uint64              // the fewest messages that were yet to come
-	closer   time.Time           // when there were fewer than ever
-	took     time.Duration       // from the beginning to the end of the snapshot
+	snapshot map[string]*kv.Entry // nil when it has been taken
+	strange  map[string]struct{}  // keys that no client would put
+	received uint64               // messages that came
+	high     uint64               // what is known is as new as this revision
+	last     uint64               // the revision of the last message that came
+	need     uint64               // the snapshot must reach this revision
+	caughtUp bool                 // there was nothing more to come, as far as the consumer knows
+	heard    time.Time            // when the server was last heard of
+	progress time.Time            // when the last message came
+	pending  uint64               // the fewest messages that were yet to come
+	closer   time.Time            // when there were fewer than ever
+	took     time.Duration        // from the beginning to the end of the snapshot
 }
 
 // newSession returns a session that has yet to be opened. It calls taken once with
 // the snapshot, and live with each entry after that.
-func newSession(b *bucket, bound *binding, taken func(map[string]kv.Entry), live func(kv.Entry)) *session {
+func newSession(b *bucket, bound *binding, taken func(map[string]*kv.Entry), live func(kv.Entry)) *session {
 	now := time.Now()
 	return &session{
 		b:        b,
@@ -82,7 +83,7 @@ func newSession(b *bucket, bound *binding, taken func(map[string]kv.Entry), live
 		complete: make(chan struct{}),
 		doubt:    make(chan error, 1),
 		moved:    make(chan struct{}, 1),
-		snapshot: map[string]kv.Entry{},
+		snapshot: map[string]*kv.Entry{},
 		strange:  map[string]struct{}{},
 		high:     bound.stream.CachedInfo().State.LastSeq,
 		heard:    now,
@@ -253,6 +254,9 @@ func (s *session) deliver(msg *nats.Msg) {
 		s.stop(errGap)
 		return
 	}
+	if s.received == 0 && s.snapshot != nil && s.each == nil {
+		s.snapshot = make(map[string]*kv.Entry, meta.NumPending+1) // growing it would take longer than filling it
+	}
 	s.received++
 	s.last = meta.Sequence.Stream
 	s.high = max(s.high, s.last)
@@ -268,7 +272,7 @@ func (s *session) deliver(msg *nats.Msg) {
 	entry := kv.Entry{
 		Bucket:    s.b.name,
 		Key:       key,
-		Value:     msg.Data,
+		Value:     slices.Clip(msg.Data), // so that appending copies
 		Revision:  kv.Revision(meta.Sequence.Stream),
 		Created:   meta.Timestamp,
 		Operation: operation(msg.Header),
@@ -278,7 +282,7 @@ func (s *session) deliver(msg *nats.Msg) {
 	case invalid:
 		s.strange[key] = struct{}{}
 	case s.snapshot != nil:
-		s.snapshot[key] = entry
+		s.snapshot[key] = &entry
 	default:
 		s.live(entry)
 	}
@@ -361,11 +365,11 @@ func (s *session) state() state {
 
 // snapshot returns the newest entries of at least the keys that one of the filters matches,
 // without their values.
-func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries map[string]kv.Entry, err error) {
+func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries map[string]*kv.Entry, err error) {
 	if len(filters) == 0 {
 		filters = []string{all}
 	}
-	s := newSession(b, bound, func(snapshot map[string]kv.Entry) { entries = snapshot }, func(kv.Entry) {})
+	s := newSession(b, bound, func(snapshot map[string]*kv.Entry) { entries = snapshot }, func(kv.Entry) {})
 	if err := s.open(k, cover(filters), true); err != nil {
 		return nil, err
 	}

@@ -20,9 +20,9 @@ func (bareStream) CachedInfo() *jetstream.StreamInfo { return &jetstream.StreamI
 func TestDeliver(t *testing.T) {
 	var told []string
 	tell := func(e kv.Entry) { told = append(told, fmt.Sprintf("%s@%d %s", e.Key, e.Revision, e.Value)) }
-	s := newSession(&bucket{name: "B"}, &binding{stream: bareStream{}, prefix: "$KV.B."}, func(snapshot map[string]kv.Entry) {
+	s := newSession(&bucket{name: "B"}, &binding{stream: bareStream{}, prefix: "$KV.B."}, func(snapshot map[string]*kv.Entry) {
 		for _, e := range snapshot {
-			tell(e)
+			tell(*e)
 		}
 	}, tell)
 	deliver := func(key string, streamSeq, consumerSeq, pending int) {

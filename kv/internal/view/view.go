@@ -13,7 +13,6 @@
 package view
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -30,7 +29,7 @@ type View struct {
 
 	mu     sync.Mutex
 	epoch  kv.Epoch
-	known  map[string]kv.Entry // the newest of each key, markers included
+	known  map[string]*kv.Entry // the newest of each key, markers included; an entry never changes
 	subs   map[*Subscriber]struct{}
 	number uint64 // of the newest subscriber
 	ended  error  // why there is nothing more to tell; nil while there is
@@ -46,6 +45,7 @@ type Subscriber struct {
 	// A subscriber is ready once what is known is as new as its start. Until then
 	// it is told of nothing but Lost.
 	ready   bool
+	nothing bool                // has been told; so all that is known is to be, and pending is empty
 	pending map[string]identity // the keys to tell, and what was told of each before
 	synced  bool                // tell Synced
 	reset   bool                // tell Reset
@@ -62,7 +62,13 @@ type identity struct {
 	operation kv.Operation
 }
 
-func identify(e kv.Entry) identity { return identity{e.Revision, e.Created, e.Operation} }
+// identify returns the identity of an entry; nil is none.
+func identify(e *kv.Entry) identity {
+	if e == nil {
+		return identity{}
+	}
+	return identity{e.Revision, e.Created, e.Operation}
+}
 
 func (a identity) equal(b identity) bool {
 	return a.revision == b.revision && a.operation == b.operation && a.created.Equal(b.created)
@@ -70,7 +76,7 @@ func (a identity) equal(b identity) bool {
 
 // New returns a view of a bucket about which nothing is known yet.
 func New(bucket string) *View {
-	return &View{bucket: bucket, known: map[string]kv.Entry{}, subs: map[*Subscriber]struct{}{}}
+	return &View{bucket: bucket, known: map[string]*kv.Entry{}, subs: map[*Subscriber]struct{}{}}
 }
 
 // Subscribe adds a subscriber to the keys that one of the filters matches; no
@@ -133,9 +139,9 @@ func (v *View) Admit(subs ...*Subscriber) {
 }
 
 // Replace says that known is all there is: the newest entry of each key. The
-// caller gives the map away. Subscribers up to the number newest become ready.
+// caller gives the map and its entries away. Subscribers up to the number newest become ready.
 // With reset, and with another epoch, the bucket is not the one it was before.
-func (v *View) Replace(epoch kv.Epoch, known map[string]kv.Entry, reset bool, newest uint64) {
+func (v *View) Replace(epoch kv.Epoch, known map[string]*kv.Entry, reset bool, newest uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before := v.known
@@ -172,11 +178,11 @@ func (v *View) Replace(epoch kv.Epoch, known map[string]kv.Entry, reset bool, ne
 func (v *View) Change(e kv.Entry) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	old, ok := v.known[e.Key]
-	if ok && identify(old).equal(identify(e)) {
+	old := v.known[e.Key]
+	if identify(old).equal(identify(&e)) {
 		return
 	}
-	v.known[e.Key] = e
+	v.known[e.Key] = &e
 	v.mark(e.Key, identify(old))
 }
 
@@ -240,7 +246,7 @@ func (v *View) mark(key string, old identity) {
 		if !s.ready || !kv.MatchAny(s.filters, key) {
 			continue
 		}
-		if _, ok := s.pending[key]; !ok {
+		if _, ok := s.pending[key]; !ok && !s.nothing {
 			s.pending[key] = old
 		}
 		s.poke()
@@ -249,12 +255,7 @@ func (v *View) mark(key string, old identity) {
 
 // begin makes the subscriber ready to be told all that is known.
 func (s *Subscriber) begin() {
-	for key := range s.view.known {
-		if kv.MatchAny(s.filters, key) {
-			s.pending[key] = identity{}
-		}
-	}
-	s.ready, s.synced = true, true
+	s.ready, s.nothing, s.synced = true, true, true
 	s.back()
 }
 
@@ -274,76 +275,93 @@ func (s *Subscriber) poke() {
 	}
 }
 
-// take returns what there is to tell now, in the order in which to tell it, and
-// the error that ends the watch, if it has ended.
-func (s *Subscriber) take() ([]kv.Event, error) {
+// news is what there is to tell at one moment, in the order in which to tell it.
+type news struct {
+	epoch   kv.Epoch
+	lost    error // and then back
+	found   bool
+	reset   bool
+	changed []*kv.Entry // in order of revision
+	missing []*kv.Entry // in order of keys
+	synced  bool
+	away    error // lost, and not back
+}
+
+// take returns what there is to tell now, and the error that ends the watch, if it
+// has ended.
+func (s *Subscriber) take() (news, error) {
 	s.view.mu.Lock()
 	defer s.view.mu.Unlock()
 	if s.view.ended != nil {
-		return nil, s.view.ended
+		return news{}, s.view.ended
 	}
-	epoch := s.view.epoch
-	var events []kv.Event
-	lost := func() {
-		if s.lost != nil {
-			events = append(events, kv.Event{Kind: kv.Lost, Err: s.lost})
-		}
-	}
+	n := news{epoch: s.view.epoch, found: s.found, reset: s.reset, synced: s.synced}
+	n.changed, n.missing = s.changes()
 	if s.away == nil {
-		lost() // it has come and gone
-	}
-	if s.found {
-		events = append(events, kv.Event{Kind: kv.Found, Epoch: epoch})
-	}
-	if s.reset {
-		events = append(events, kv.Event{Kind: kv.Reset, Epoch: epoch})
-	}
-	events = append(events, s.changes()...)
-	if s.synced {
-		events = append(events, kv.Event{Kind: kv.Synced, Epoch: epoch})
-	}
-	if s.away != nil {
-		lost()
+		n.lost = s.lost
+	} else {
+		n.away = s.lost
 	}
 	s.lost, s.found, s.reset, s.synced = nil, false, false, false
-	return events, nil
+	return n, nil
 }
 
-// changes empties pending: what is there in order of revision, then what is
-// missing in order of keys.
-func (s *Subscriber) changes() []kv.Event {
-	if len(s.pending) == 0 {
-		return nil
+// changes empties pending, or takes all if nothing has been told.
+func (s *Subscriber) changes() (changed, missing []*kv.Entry) {
+	if s.nothing {
+		changed = s.matching()
 	}
-	events := make([]kv.Event, 0, len(s.pending))
 	for key, told := range s.pending {
 		e, ok := s.view.known[key]
 		switch {
 		case !ok && told.operation == kv.OpPut:
-			missing := kv.Entry{Bucket: s.view.bucket, Key: key, Revision: told.revision, Created: told.created}
-			events = append(events, kv.Event{Kind: kv.Missing, Entry: missing, Epoch: s.view.epoch})
+			missing = append(missing, &kv.Entry{Bucket: s.view.bucket, Key: key, Revision: told.revision, Created: told.created})
 		case ok && !identify(e).equal(told):
-			events = append(events, kv.Event{Kind: kindOf(e.Operation), Entry: e, Epoch: s.view.epoch})
+			changed = append(changed, e)
 		}
 	}
-	slices.SortFunc(events, func(a, b kv.Event) int {
-		if am, bm := a.Kind == kv.Missing, b.Kind == kv.Missing; am || bm {
-			if am && bm {
-				return cmp.Compare(a.Entry.Key, b.Entry.Key)
-			}
-			if am {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(a.Entry.Revision, b.Entry.Revision)
-	})
+	s.nothing = false
 	if len(s.pending) > 1000 {
 		s.pending = map[string]identity{} // a map keeps the room it once took
 	} else {
 		clear(s.pending)
 	}
-	return events
+	slices.SortFunc(changed, func(a, b *kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
+	slices.SortFunc(missing, func(a, b *kv.Entry) int { return cmp.Compare(a.Key, b.Key) })
+	return changed, missing
+}
+
+// matching returns the entries that are known and that the subscriber watches.
+func (s *Subscriber) matching() []*kv.Entry {
+	var entries []*kv.Entry
+	for key, e := range s.view.known {
+		if kv.MatchAny(s.filters, key) {
+			entries = append(entries, e)
+		}
+	}
+	return entries
+}
+
+// events yields the news until yield returns false.
+func (n news) events(yield func(kv.Event) bool) {
+	one := func(kind kv.EventKind, when bool) bool {
+		return !when || yield(kv.Event{Kind: kind, Epoch: n.epoch})
+	}
+	lost := func(err error) bool { return err == nil || yield(kv.Event{Kind: kv.Lost, Err: err}) }
+	if !lost(n.lost) || !one(kv.Found, n.found) || !one(kv.Reset, n.reset) {
+		return
+	}
+	for _, e := range n.changed {
+		if !yield(kv.Event{Kind: kindOf(e.Operation), Entry: *e, Epoch: n.epoch}) {
+			return
+		}
+	}
+	for _, e := range n.missing {
+		if !yield(kv.Event{Kind: kv.Missing, Entry: *e, Epoch: n.epoch}) {
+			return
+		}
+	}
+	_ = one(kv.Synced, n.synced) && lost(n.away)
 }
 
 func kindOf(op kv.Operation) kv.EventKind {
@@ -360,12 +378,11 @@ func kindOf(op kv.Operation) kv.EventKind {
 // yield returns false: it is the loop of a Watch.
 func (s *Subscriber) Tell(ctx context.Context, yield func(kv.Event, error) bool) {
 	for {
-		events, err := s.take()
-		for _, event := range events {
+		news, err := s.take()
+		for event := range news.events {
 			if ctx.Err() != nil {
 				break
 			}
-			event.Entry.Value = bytes.Clone(event.Entry.Value)
 			if !yield(event, nil) {
 				return
 			}

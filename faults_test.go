@@ -206,22 +206,37 @@ func (p *plant) next() (data map[string]string) {
 }
 
 func TestFaultBucketCreatedAgain(t *testing.T) {
-	p := settled(t)
-	again := func() {
+	remove := func(p *plant) {
 		p.until("delete the bucket", func(ctx context.Context) error { return p.direct.DeleteKeyValue(ctx, "CFG") })
-		p.create(1)
 	}
-	again()
-	p.put("a", "one")
-	p.rests("the bucket came back with the same value")
-	again()
-	p.put("a", "two") // at the revision of the other value
-	p.actsOnce("two")
-	again()
-	p.put("b", "three")
-	p.acts("three")
-	p.says("missing") // the other key
-	p.rests("another key")
+	t.Run("at once", func(t *testing.T) {
+		p := settled(t)
+		again := func() { remove(p); p.create(1) }
+		again()
+		p.put("a", "one")
+		p.rests("the bucket came back with the same value")
+		again()
+		p.put("a", "two") // at the revision of the other value
+		p.actsOnce("two")
+		again()
+		p.put("b", "three")
+		p.acts("three")
+		p.says("missing") // the other key
+		p.rests("another key")
+	})
+	t.Run("later", func(t *testing.T) {
+		p := settled(t)
+		remove(p)
+		p.says("error")
+		pause(t.Context(), 1000) // in which it is looked for a few times
+		p.create(1)
+		p.put("a", "one")
+		p.says("unchanged")
+		p.rests("the bucket came back with the same value")
+		if all := saw(p.failures); len(all) != 1 {
+			t.Errorf("fail_transition fires %d times, want once: %q", len(all), all)
+		}
+	})
 }
 
 func TestFaultBucketRestoredOlder(t *testing.T) {

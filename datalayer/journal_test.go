@@ -308,3 +308,52 @@ func TestCloseThatFails(t *testing.T) {
 	}
 	wantItems(t, open(t, path).View(), map[string]string{"a": "1"})
 }
+
+// TestJournalIsNoLink puts a link where the journal is to be made, as somebody may who
+// can write to the folder: what it leads to is not written to.
+func TestJournalIsNoLink(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "machine_data.json")
+	target := filepath.Join(t.TempDir(), "target")
+	if err := os.WriteFile(target, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := os.Symlink(target, journalPath(path)); err != nil {
+		t.Fatal(err)
+	}
+	checkpoint(t, s)
+	commit(t, s, set("a", `1`), true)
+	if content, err := os.ReadFile(target); err != nil || string(content) != "mine" {
+		t.Errorf("what the link leads to holds %d bytes: %v", len(content), err)
+	}
+	wantOnDisk(t, path, s.View())
+}
+
+// TestJournalThatIsNotCleared has a journal that takes the mark of an empty one and
+// cannot sync it: then its records may be back after a power cut, so it must go.
+func TestJournalThatIsNotCleared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "machine_data.json")
+	s := open(t, path)
+	commit(t, s, set("a", `1`), true)
+	failed := s.journal
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syncData(null); err == nil {
+		t.Skip("nothing here takes a write and refuses a sync")
+	}
+	if err := failed.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	failed.file = null
+	checkpoint(t, s)
+	if s.journal == nil || s.journal == failed {
+		t.Error("there is no new journal")
+	}
+	wantOnDisk(t, path, s.View())
+}

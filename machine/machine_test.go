@@ -218,6 +218,27 @@ func TestMemoryIsForgotten(t *testing.T) {
 	}
 }
 
+// TestResumeInAStateThatIsGone starts with a memory of a state that the manifest does not
+// have any more.
+func TestResumeInAStateThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		write(t, dir, "machine_state.json", `{"state": "dimmed", "event": "dim", "marks": {}}`)
+		m := newMachine(t, dir, strings.Replace(small, "version", "resume: true\nversion", 1))
+		stop := running(m)
+		synctest.Wait()
+		if s := m.Status(); s.State != "off" || s.Event != "" {
+			t.Errorf("it goes on in %s after %q, want the initial state", s.State, s.Event)
+		}
+		if err := m.Fire(t.Context(), "switch"); err != nil {
+			t.Error(err)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func write(t *testing.T, dir, name, content string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {

@@ -237,7 +237,10 @@ func (v *View) Has(e kv.Entry) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	known, ok := v.known[e.Key]
-	return ok && known.Revision >= e.Revision && !known.Created.Before(e.Created)
+	if ok && known.Revision == e.Revision {
+		return known.Created.Equal(e.Created) // whatever the clock of the server did between two lives
+	}
+	return ok && known.Revision > e.Revision && !known.Created.Before(e.Created)
 }
 
 // mark notes that subscribers have to be told of a key, of which they were told old.

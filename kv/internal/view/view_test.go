@@ -182,10 +182,23 @@ func TestReady(t *testing.T) {
 	if !v.Has(entry("a", 1)) || v.Has(entry("a", 2)) || v.Has(entry("b", 1)) || !v.Any("*") || v.Any("b") || v.Len() != 1 {
 		t.Error("what is known is not what was said")
 	}
+	for _, after := range []time.Duration{time.Hour, -time.Hour} { // the clock may be set back
+		another := entry("a", 1)
+		another.Created = another.Created.Add(after)
+		if v.Has(another) {
+			t.Errorf("revision 1 of another life is known, %s after this one's", after)
+		}
+	}
 	v.Admit(v.Waiting()...)
 	want(t, second, "put:a@1 synced/e1")
 	second.Leave()
-	v.Change(entry("a", 2))
+	v.Change(entry("a", 3))
+	another := entry("a", 2)
+	another.Created = another.Created.Add(time.Hour)
+	if !v.Has(entry("a", 2)) || v.Has(another) {
+		t.Error("what is newer is known, if it is of the same life")
+	}
+	v.Change(entry("a", 4))
 	want(t, second, "")
 	v.End(kv.ErrUnavailable)
 	want(t, first, "store unavailable")

@@ -95,6 +95,44 @@ func TestConsumerDeletedAtServer(t *testing.T) {
 	}
 }
 
+// TestCreatedAgainWhileTold removes the bucket and makes it anew while the server tells
+// what was in it. Of the rest nothing will come, and nobody says so.
+func TestCreatedAgainWhileTold(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	admin := newClient(t, nc, quick)
+	js := jetStream(t, nc)
+	config := natskv.Config{Bucket: "TEST"}
+	b := newBucket(t, admin, config)
+	value := make([]byte, 4<<10)
+	for i := range 5 {
+		for key := range 2000 {
+			_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
+			check(t, err)
+		}
+		<-js.PublishAsyncComplete()
+
+		client := newClient(t, srv.connect(), quick)
+		watched, err := client.Bucket("TEST")
+		check(t, err)
+		r := kvtest.Record(t, watched, kv.WatchOptions{})
+		listed := make(chan error, 1)
+		go func() {
+			_, err := watched.Keys(t.Context())
+			listed <- err
+		}()
+		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 1 })
+		check(t, admin.DeleteBucket(t.Context(), "TEST"))
+		check(t, admin.CreateBucket(t.Context(), config))
+		now := fmt.Sprint(i)
+		put(t, b, "a", now)
+		wantWithin(t, "what the new bucket holds is told", 2*quick.Probe, func() {
+			r.WaitState(map[string]string{"a": now})
+		})
+		wantWithin(t, "its keys are listed", 2*quick.Probe, func() { check(t, <-listed) })
+	}
+}
+
 // consumers returns the names of a stream's consumers.
 func consumers(t testing.TB, js jetstream.JetStream, stream string) (names []string) {
 	t.Helper()

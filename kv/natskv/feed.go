@@ -238,7 +238,7 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 			case s.state().stuck > patience:
 				return errIncomplete
 			default:
-				err = f.alive(ctx, s)
+				err = f.alive(ctx, s, info)
 			}
 		}
 		if err != nil {
@@ -247,14 +247,33 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	}
 }
 
-// alive asks the server for an answer while a snapshot takes its time.
-func (f *feed) alive(ctx context.Context, s *session) error {
+// alive asks the server for an answer while a snapshot takes its time, and ends the
+// session when the rest of it will not come.
+func (f *feed) alive(ctx context.Context, s *session, before *jetstream.StreamInfo) error {
 	k := f.b.client.call(ctx, f.b.client.opts.Probe)
 	defer k.cancel()
-	if _, err := f.b.bind(k); err != nil {
+	st := s.state()
+	bound, err := f.b.bind(k)
+	if err != nil {
+		return err
+	}
+	if err := f.follows(before, bound.stream.CachedInfo(), st); err != nil {
 		return err
 	}
 	return s.settle(k)
+}
+
+// follows says what is wrong with a session whose stream was once as before.
+func (f *feed) follows(before, now *jetstream.StreamInfo, st state) error {
+	switch {
+	case !now.Created.Equal(before.Created):
+		return doubtful("the bucket was created again")
+	case now.State.LastSeq < before.State.LastSeq:
+		return doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
+	case st.silent > f.b.client.opts.Probe:
+		return doubtful("the server has been silent for %s", st.silent)
+	}
+	return nil
 }
 
 // admit makes those who came after the session began ready, once it is sure that
@@ -311,8 +330,7 @@ func (f *feed) reflects(s *session, filter string, last kv.Entry) bool {
 // probe looks at the stream for what the consumer cannot tell. It returns what
 // the next probe is to compare with, and an error that ends the session.
 func (f *feed) probe(ctx context.Context, s *session, filters []string, before *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
-	opts := f.b.client.opts
-	k := f.b.client.call(ctx, opts.Probe)
+	k := f.b.client.call(ctx, f.b.client.opts.Probe)
 	defer k.cancel()
 	st := s.state()
 	known := uint64(f.view.Len() + st.strange) // before it is asked how many there are
@@ -321,16 +339,13 @@ func (f *feed) probe(ctx context.Context, s *session, filters []string, before *
 		return before, err
 	}
 	now := bound.stream.CachedInfo()
+	if err := f.follows(before, now, st); err != nil {
+		return before, err
+	}
 	switch {
-	case !now.Created.Equal(before.Created):
-		return before, doubtful("the bucket was created again")
-	case now.State.LastSeq < before.State.LastSeq:
-		return before, doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
 	case filters[0] == all && before.State.LastSeq > s.state().high:
 		return before, doubtful("revision %d has not come", before.State.LastSeq)
-	case st.silent > opts.Probe:
-		return before, doubtful("the server has been silent for %s", st.silent)
-	case time.Since(s.began) > opts.Reconcile:
+	case time.Since(s.began) > f.b.client.opts.Reconcile:
 		return before, doubtful("it is time")
 	}
 	fewer, err := f.fewer(k, bound, filters, known, before, now)

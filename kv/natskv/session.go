@@ -30,6 +30,10 @@ var (
 	errTooFast = fmt.Errorf("%w: the bucket is written faster than it can be read", kv.ErrUnavailable)
 )
 
+// errSilent ends a snapshot whose consumer is gone, the bucket perhaps with it. It may be
+// asked for again.
+var errSilent = fmt.Errorf("%w: the server has stopped telling what is in the bucket", nats.ErrNoResponders)
+
 // session is the life of one consumer: the newest entry of each key, which makes
 // the snapshot, and then what follows. It is over at the first thing that is not
 // as it should be, which it says on doubt.
@@ -212,6 +216,8 @@ func (s *session) wait(ctx context.Context) error {
 				return errIncomplete
 			case st.behind > 3*patience:
 				return errTooFast
+			case st.silent > s.b.client.opts.Probe && s.each == nil: // each may take its time
+				return errSilent
 			}
 			k := s.b.client.call(ctx, s.b.client.opts.Timeout)
 			err := s.settle(k)

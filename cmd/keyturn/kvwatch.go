@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -85,8 +83,8 @@ func (w *kvWatch) run(ctx context.Context, filters []string) error {
 		timed, cancel = context.WithTimeout(ctx, w.timeout)
 		defer cancel()
 	}
-	err := w.withBucket(timed, w.name, func(_ *store, bucket kv.Bucket) error {
-		return w.watch(timed, bucket, filters)
+	err := w.withBucket(timed, w.name, func(s *store, bucket kv.Bucket) error {
+		return w.watch(timed, s, bucket, filters)
 	})
 	lost := w.explain(w.lost, w.name)
 	if errors.Is(w.lost, kv.ErrBucketNotFound) {
@@ -122,7 +120,7 @@ func interruptible(ctx context.Context) (_ context.Context, stop func()) {
 }
 
 // watch prints what the watch of a bucket tells.
-func (w *kvWatch) watch(ctx context.Context, bucket kv.Bucket, filters []string) error {
+func (w *kvWatch) watch(ctx context.Context, s *store, bucket kv.Bucket, filters []string) error {
 	var first []kv.Entry // what there is at the start, if more is to be told of it
 	synced := false
 	for event, err := range bucket.Watch(ctx, kv.WatchOptions{Filters: filters}) {
@@ -134,7 +132,7 @@ func (w *kvWatch) watch(ctx context.Context, bucket kv.Bucket, filters []string)
 			return err
 		case event.Kind == kv.Synced && !synced:
 			synced = true
-			if err = w.replay(ctx, bucket, first); err == nil {
+			if err = w.replay(ctx, s, filters, first); err == nil {
 				err = w.tell(event)
 			}
 		case !synced && w.past && event.Entry.Key != "":
@@ -173,14 +171,22 @@ func (w *kvWatch) follow(event kv.Event) error {
 	return nil
 }
 
-// replay prints what is kept of the keys of these entries, in the order of revisions.
-func (w *kvWatch) replay(ctx context.Context, bucket kv.Bucket, newest []kv.Entry) error {
-	all, err := histories(ctx, bucket, newest)
+// replay prints what is kept of the keys of these entries up to them, in the order of
+// revisions. What came later the watch tells.
+func (w *kvWatch) replay(ctx context.Context, s *store, filters []string, newest []kv.Entry) error {
+	if len(newest) == 0 {
+		return nil
+	}
+	all, err := s.Histories(ctx, w.name, filters...)
 	if err != nil {
 		return err
 	}
+	last := map[string]kv.Revision{}
+	for _, e := range newest {
+		last[e.Key] = e.Revision
+	}
 	for _, e := range all {
-		if uint64(e.Revision) < w.since {
+		if e.Revision > last[e.Key] || uint64(e.Revision) < w.since {
 			continue
 		}
 		if err := w.tell(kv.Event{Kind: kinds[e.Operation], Entry: e, Epoch: w.epoch}); err != nil {
@@ -191,32 +197,6 @@ func (w *kvWatch) replay(ctx context.Context, bucket kv.Bucket, newest []kv.Entr
 }
 
 var kinds = map[kv.Operation]kv.EventKind{kv.OpPut: kv.Put, kv.OpDelete: kv.Delete, kv.OpPurge: kv.Purge}
-
-// histories returns what is kept of the keys of these entries up to them, in the order
-// of revisions.
-func histories(ctx context.Context, bucket kv.Bucket, newest []kv.Entry) ([]kv.Entry, error) {
-	status, err := bucket.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var all []kv.Entry
-	for _, e := range newest {
-		if status.History > 1 {
-			older, err := bucket.History(ctx, e.Key)
-			if err != nil && !errors.Is(err, kv.ErrKeyNotFound) {
-				return nil, err
-			}
-			for _, o := range older {
-				if o.Revision < e.Revision {
-					all = append(all, o)
-				}
-			}
-		}
-		all = append(all, e)
-	}
-	slices.SortFunc(all, func(a, b kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
-	return all, nil
-}
 
 // jsonEvent is an event as --json prints it.
 type jsonEvent struct {

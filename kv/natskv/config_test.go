@@ -147,11 +147,11 @@ func TestInvalidSettings(t *testing.T) {
 		return c.CreateBucket(t.Context(), natskv.Config{Bucket: "B", Mirror: &natskv.Origin{Bucket: "NONE"}})
 	})
 	for what, change := range map[string]func(*natskv.Config){
-		"another name":   func(c *natskv.Config) { c.Bucket = "C" },
-		"memory":         func(c *natskv.Config) { c.Memory = true },
-		"origin":         func(c *natskv.Config) { c.Mirror = origin },
-		"a history of":   func(c *natskv.Config) { c.History = 65 },
-		"stays so":       func(c *natskv.Config) { c.KeyTTL = false },
+		"another name": func(c *natskv.Config) { c.Bucket = "C" },
+		"memory":       func(c *natskv.Config) { c.Memory = true },
+		"origin":       func(c *natskv.Config) { c.Mirror = origin },
+		"a history of": func(c *natskv.Config) { c.History = 65 },
+		"stays so":     func(c *natskv.Config) { c.KeyTTL = false },
 	} {
 		if err := c.EditBucket(t.Context(), "ORIGIN", change); !errors.Is(err, kv.ErrInvalidConfig) || !strings.Contains(err.Error(), what) {
 			t.Errorf("edit %s: %v", what, err)

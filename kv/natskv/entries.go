@@ -302,3 +302,47 @@ func (b *bucket) History(ctx context.Context, key string) ([]kv.Entry, error) {
 		}
 	}
 }
+
+// Histories returns what is kept of all keys that one of the filters matches, or of all
+// keys if there are none, in the order of revisions and markers included. It takes as
+// long as it comes closer to the end, unless ctx is done before. It returns
+// kv.ErrInvalidBucket, kv.ErrInvalidKey and kv.ErrBucketNotFound.
+func (c *Client) Histories(ctx context.Context, name string, filters ...string) ([]kv.Entry, error) {
+	b, err := c.bucket(name)
+	if err == nil {
+		err = kv.CheckFilters(filters)
+	}
+	if err != nil {
+		return nil, err
+	}
+	entries, err := b.histories(ctx, filters)
+	if err != nil {
+		return nil, fmt.Errorf("histories of bucket %s: %w", name, translateNet(err))
+	}
+	return entries, nil
+}
+
+func (b *bucket) histories(ctx context.Context, filters []string) (entries []kv.Entry, err error) {
+	opening := b.client.call(ctx, b.client.opts.Timeout)
+	defer opening.cancel()
+	bound, err := b.bind(opening)
+	if err != nil {
+		return nil, translate(err)
+	}
+	s := newSession(b, bound, func(map[string]*kv.Entry) {}, func(kv.Entry) {})
+	s.each = func(m *nats.Msg, meta *nats.MsgMetadata) error {
+		key := strings.TrimPrefix(m.Subject, bound.prefix)
+		if kv.CheckKey(key) == nil && kv.MatchAny(filters, key) {
+			entries = append(entries, kv.Entry{
+				Bucket: b.name, Key: key, Value: m.Data, Revision: kv.Revision(meta.Sequence.Stream),
+				Created: meta.Timestamp, Operation: operation(m.Header),
+			})
+		}
+		return nil
+	}
+	if err := s.open(opening, cover(orAll(filters)), false); err != nil {
+		return nil, translate(err)
+	}
+	defer s.end()
+	return entries, s.wait(ctx)
+}

@@ -246,3 +246,51 @@ func TestCompact(t *testing.T) {
 	wantErr(t, "compact a mirror", kv.ErrReadOnly, func() error { _, err := c.Compact(ctx, "M", 0); return err })
 	wantErr(t, "purge nothing", kv.ErrBucketNotFound, func() error { return c.PurgeAll(ctx, "NONE") })
 }
+
+// TestHistories reads what is kept of many keys at once.
+func TestHistories(t *testing.T) {
+	srv := startBroker(t)
+	c := newClient(t, srv.connect(), quick)
+	b := newBucket(t, c, natskv.Config{Bucket: "B", History: 2})
+	ctx := t.Context()
+	for _, value := range []string{"1", "2", "3"} {
+		put(t, b, "app.a", value)
+		put(t, b, "app.b", value)
+		put(t, b, "c", value)
+	}
+	check(t, b.Delete(ctx, "c", 0))
+	_, err := jetStream(t, srv.connect()).Publish(ctx, "$KV.B.é", nil) // no client's key
+	check(t, err)
+	check(t, c.CreateBucket(ctx, natskv.Config{Bucket: "M", Mirror: &natskv.Origin{Bucket: "B"}}))
+	eventually(t, "the mirror has all", func() bool { return info(t, c, "M").LastRevision == info(t, c, "B").LastRevision })
+
+	all := "app.a=2@4 app.b=2@5 app.a=3@7 app.b=3@8 c=3@9 c=@10"
+	for _, x := range []struct {
+		bucket  string
+		filters []string
+		want    string
+	}{
+		{"B", nil, all},
+		{"M", nil, all},
+		{"B", []string{"app.*"}, "app.a=2@4 app.b=2@5 app.a=3@7 app.b=3@8"},
+		{"B", []string{"app.>", "app.a"}, "app.a=2@4 app.b=2@5 app.a=3@7 app.b=3@8"},
+		{"B", []string{"app.a", "c"}, "app.a=2@4 app.a=3@7 c=3@9 c=@10"},
+		{"B", []string{"none"}, ""},
+	} {
+		entries, err := c.Histories(ctx, x.bucket, x.filters...)
+		check(t, err)
+		var got []string
+		for _, e := range entries {
+			got = append(got, fmt.Sprintf("%s=%s@%d", e.Key, e.Value, e.Revision))
+			if e.Bucket != x.bucket || e.Created.IsZero() || (e.Operation == kv.OpDelete) != (e.Revision == 10) {
+				t.Errorf("got %+v", e)
+			}
+		}
+		if diff := cmp.Diff(x.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("%s %v: -want +got\n%s", x.bucket, x.filters, diff)
+		}
+	}
+	wantErr(t, "no bucket", kv.ErrBucketNotFound, func() error { _, err := c.Histories(ctx, "NONE"); return err })
+	wantErr(t, "a bad name", kv.ErrInvalidBucket, func() error { _, err := c.Histories(ctx, "a.b"); return err })
+	wantErr(t, "a bad filter", kv.ErrInvalidKey, func() error { _, err := c.Histories(ctx, "B", ">.a"); return err })
+}

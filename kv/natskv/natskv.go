@@ -24,7 +24,8 @@
 // connection came back, a message is missing, the bucket is another or an older
 // one, keys have vanished, or the server is silent. Then the next one begins. Only
 // differences are told. While nothing happens, one look at the stream's state
-// each Options.Probe finds what the live stream cannot tell.
+// each Options.Probe finds what the live stream cannot tell: one request every two
+// seconds, however many watch the bucket.
 //
 // A server that is back within one Options.Probe is not told as Lost: what differs
 // is told, and a watch that acts on Lost does not act on every restart of a server.
@@ -75,7 +76,7 @@ type Options struct {
 	Timeout time.Duration
 
 	// Probe is how often the state of a watched bucket is looked at, and how long
-	// the answer may take. 0 is 1 second, and 200 milliseconds is the least.
+	// the answer may take. 0 is 2 seconds, and 200 milliseconds is the least.
 	Probe time.Duration
 
 	// Reconcile is how often a watched bucket is compared in full without any
@@ -118,7 +119,7 @@ func New(nc *nats.Conn, opts Options) (*Client, error) {
 		return nil, errors.New("natskv: no connection")
 	}
 	orDefault(&opts.Timeout, 5*time.Second)
-	orDefault(&opts.Probe, time.Second)
+	orDefault(&opts.Probe, 2*time.Second)
 	orDefault(&opts.Reconcile, 5*time.Minute)
 	orDefault(&opts.Linger, 5*time.Second)
 	if opts.Timeout < 0 || opts.Probe < minProbe || opts.Reconcile < 0 || opts.Linger < 0 {

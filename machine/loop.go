@@ -22,7 +22,7 @@ type loop struct {
 	*Machine
 	log    *slog.Logger
 	folder *os.File // holds the lock
-	runDir string
+	runDir runDir
 
 	table    *table
 	store    *datalayer.Store
@@ -174,9 +174,7 @@ func (l *loop) close() {
 			l.log.Error("the machine's data file is not up to date: it is at the next start", "error", err)
 		}
 	}
-	if l.runDir != "" {
-		_ = os.RemoveAll(l.runDir)
-	}
+	l.runDir.remove()
 	if l.folder != nil {
 		_ = l.folder.Close()
 	}

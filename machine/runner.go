@@ -52,7 +52,7 @@ func (l *loop) newRunner(def *Watcher) (*runner, error) {
 		Identity: l.opts.Identity,
 		Watcher:  def.Name,
 		Dir:      l.opts.Dir,
-		RunDir:   l.runDir,
+		RunDir:   l.runDir.path,
 		Interval: time.Duration(def.Interval),
 		Log:      l.log.With("watcher", def.Name),
 		Stdout:   stdout,

@@ -30,6 +30,7 @@ var watchTests = []test{
 	{"WatchVanished", testWatchVanished},
 	{"WatchVanishedFiltered", testWatchVanishedFiltered},
 	{"WatchRestored", testWatchRestored},
+	{"WatchRestoredOlder", testWatchRestoredOlder},
 	{"WatchUnavailable", testWatchUnavailable},
 	{"WatchTwoReasons", testWatchTwoReasons},
 }
@@ -418,6 +419,27 @@ func testWatchRestored(t *testing.T, h Harness) {
 	r.WaitState(map[string]string{"a": "1", "b": "2", "same": "3", "c": "6"})
 	for _, e := range r.Events()[reset:] {
 		if e.Entry.Key == "same" {
+			t.Errorf("told %s after the reset, which did not change it", Describe(e))
+		}
+	}
+}
+
+// testWatchRestoredOlder takes away what came after a backup. No key goes back to what it
+// was, and still the bucket does.
+func testWatchRestoredOlder(t *testing.T, h Harness) {
+	b := h.Open(t, Config{})
+	need(t, "restore a backup", b.Backup != nil)
+	put(t, b, "a", "1")
+	restore := b.Backup()
+	put(t, b, "b", "2")
+	r := Record(t, b, kv.WatchOptions{})
+	r.WaitKind(kv.Synced, 0)
+	restore()
+	r.WaitState(map[string]string{"a": "1"})
+	reset := r.WaitKind(kv.Reset, 0)
+	r.WaitKind(kv.Synced, reset)
+	for _, e := range r.Events()[reset:] {
+		if e.Entry.Key == "a" {
 			t.Errorf("told %s after the reset, which did not change it", Describe(e))
 		}
 	}

@@ -2,6 +2,7 @@ package natskv_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -90,6 +91,8 @@ type link struct {
 	done     sync.WaitGroup
 
 	mu        sync.Mutex
+	trigger   string // in what the near end sends; see before
+	do        func()
 	hole      bool
 	conns     []net.Conn
 	swallowed chan struct{} // gets a token for what the near end sent in vain
@@ -141,6 +144,10 @@ func (l *link) carry(from, to net.Conn, swallowed chan<- struct{}) {
 		}
 		l.mu.Lock()
 		hole := l.hole
+		if l.do != nil && bytes.Contains(buf[:n], []byte(l.trigger)) {
+			l.do()
+			l.do = nil
+		}
 		l.mu.Unlock()
 		if hole {
 			select {
@@ -153,6 +160,13 @@ func (l *link) carry(from, to net.Conn, swallowed chan<- struct{}) {
 			return
 		}
 	}
+}
+
+// before makes the link do something, once, before it delivers what has the text in it.
+func (l *link) before(text string, do func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trigger, l.do = text, do
 }
 
 // swallow makes the link take everything and deliver nothing.

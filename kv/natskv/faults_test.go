@@ -3,6 +3,7 @@ package natskv_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,59 @@ func TestServerRestarts(t *testing.T) {
 			t.Errorf("a restart was told as a loss:\n%s", log)
 		}
 	}
+}
+
+// TestStoreSetBack has a server lose what it wrote last, as it may when the power fails. The
+// bucket is the same and no key goes back, but its revisions will be given again.
+func TestStoreSetBack(t *testing.T) {
+	srv := startBroker(t)
+	b := newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "1")
+	srv.stop()
+	before := t.TempDir()
+	check(t, os.CopyFS(before, os.DirFS(srv.opts.StoreDir)))
+	srv.start()
+	put(t, b, "b", "2")
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	r.WaitState(map[string]string{"a": "1", "b": "2"})
+	epoch := r.Events()[r.WaitKind(kv.Synced, 0)-1].Epoch
+	told := r.Len()
+	srv.stop()
+	check(t, os.RemoveAll(srv.opts.StoreDir))
+	check(t, os.CopyFS(srv.opts.StoreDir, os.DirFS(before)))
+	srv.start()
+	n := r.WaitKind(kv.Synced, told)
+	log := r.Log(told)
+	if !strings.Contains(log, "reset\nmissing b\nsynced") || r.Events()[n-1].Epoch != epoch {
+		t.Errorf("told:\n%s", log)
+	}
+}
+
+// TestCreatedAgainMeanwhile has a bucket created again after a watch has asked which one
+// it is, and before it begins to follow it.
+func TestCreatedAgainMeanwhile(t *testing.T) {
+	srv := startBroker(t)
+	admin := newClient(t, srv.connect(), quick)
+	old := newBucket(t, admin, natskv.Config{Bucket: "TEST"})
+	put(t, old, "a", "1")
+	link := startLink(t, srv.srv.Addr().String())
+	link.before("$JS.API.CONSUMER.CREATE.KV_TEST", func() {
+		check(t, admin.DeleteBucket(t.Context(), "TEST"))
+		put(t, newBucket(t, admin, natskv.Config{Bucket: "TEST"}), "a", "2")
+	})
+	nc, err := nats.Connect("nats://"+link.addr(), natskv.ConnOptions()...)
+	check(t, err)
+	t.Cleanup(nc.Close)
+	b, err := newClient(t, nc, quick).Bucket("TEST")
+	check(t, err)
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	n := r.WaitKind(kv.Synced, r.WaitKind(kv.Reset, 0))
+	st, err := b.Status(t.Context())
+	check(t, err)
+	if got := r.Events()[n-1].Epoch; got != st.Epoch {
+		t.Errorf("the watch is about %s, and the bucket is %s", got, st.Epoch)
+	}
+	r.WaitState(map[string]string{"a": "2"})
 }
 
 func TestConsumerDeletedAtServer(t *testing.T) {
@@ -171,6 +225,32 @@ func TestManyWatches(t *testing.T) {
 	}
 	if log := rs[8].Log(0); log != "put k8=\"1\" @9\nsynced" {
 		t.Errorf("one of them was told:\n%s", log)
+	}
+}
+
+// TestIdle has many watches of a bucket in which nothing happens. Together they ask the
+// server less than once a second.
+func TestIdle(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	b := newBucket(t, newClient(t, nc, natskv.Options{}), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "1")
+	for i := range 100 {
+		filters := [][]string{nil, {"a"}, {"b", "c.*"}}[i%3]
+		kvtest.Record(t, b, kv.WatchOptions{Filters: filters}).WaitKind(kv.Synced, 0)
+	}
+	requests := make(chan *nats.Msg, 100)
+	sub, err := srv.connect().ChanSubscribe("$JS.API.>", requests)
+	check(t, err)
+	defer func() { check(t, sub.Unsubscribe()) }()
+	<-requests
+	began := time.Now()
+	const n = 2
+	for range n {
+		<-requests
+	}
+	if took := time.Since(began); took < n*3*time.Second/2 {
+		t.Errorf("%d requests within %s", n, took)
 	}
 }
 

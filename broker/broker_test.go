@@ -314,6 +314,40 @@ func TestLogHasNoValues(t *testing.T) {
 	}
 }
 
+// TestKilledIsNoWarning starts on what a process leaves that is killed. There is nothing to
+// warn of: all that was acknowledged is there.
+func TestKilledIsNoWarning(t *testing.T) {
+	dir, killed := t.TempDir(), filepath.Join(t.TempDir(), "killed")
+	store := connect(t, dir)
+	bucketWith(t, store, "username", "bob")
+	if err := store.Close(); err != nil { // which writes the index
+		t.Fatal(err)
+	}
+	bucketWith(t, connect(t, dir), "username", "alice")
+	if err := os.Mkdir(killed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(killed, "jetstream"), os.DirFS(filepath.Join(dir, "jetstream"))); err != nil {
+		t.Fatal(err)
+	}
+
+	var log lockedBuffer
+	store, err := Connect(t.Context(), Options{Dir: killed, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	wantValue(t, bucket(t, store), "username", "alice")
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			t.Error(line)
+		}
+	}
+	if !strings.Contains(log.String(), "outdated") {
+		t.Errorf("the server has nothing to say about its index:\n%s", log.String())
+	}
+}
+
 // lockedBuffer is a bytes.Buffer that several goroutines may use.
 type lockedBuffer struct {
 	mu     sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -21,8 +22,19 @@ var _ server.Logger = (*serverLog)(nil)
 func (l *serverLog) Noticef(format string, v ...any) { l.write(slog.LevelDebug, format, v) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.write(slog.LevelDebug, format, v) }
 func (l *serverLog) Tracef(string, ...any)           {}
-func (l *serverLog) Warnf(format string, v ...any)   { l.write(slog.LevelWarn, format, v) }
 func (l *serverLog) Errorf(format string, v ...any)  { l.write(slog.LevelError, format, v) }
+
+// Warnf makes less of an index that is older than the messages: after a process was killed
+// it always is, and the server builds it anew from them. Of a damaged one it warns besides.
+func (l *serverLog) Warnf(format string, v ...any) {
+	level := slog.LevelWarn
+	for _, usual := range []string{" outdated", "Recovering stream state from index errored"} {
+		if strings.HasPrefix(format, "Filestore [") && strings.Contains(format, usual) {
+			level = slog.LevelDebug
+		}
+	}
+	l.write(level, format, v)
+}
 
 // Fatalf does not end the process: the server returns from Start after it, and
 // Connect returns the text as its error.

@@ -168,6 +168,7 @@ func TestFaultClockSetBack(t *testing.T) {
 	c := newClock(t)
 	p := newPlant(t, 0)
 	p.connect(c.url)
+	seldomly(p)
 	p.create(1)
 	p.settle(c.url)
 	before := p.newest("a")

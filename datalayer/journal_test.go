@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestJournalKeepsEveryByte finds in the journal what memory holds, more than fits.
@@ -136,8 +137,12 @@ func TestJournalOfNoFile(t *testing.T) {
 // be found after that as well.
 func TestStoreTakenFromUnderIt(t *testing.T) {
 	for name, change := range map[string]func(path, journal string) error{
-		"file edited":             func(path, _ string) error { return os.WriteFile(path, []byte(`{"a": 7}`), 0o600) },
-		"file replaced":           func(path, _ string) error { return WriteFile(path, []byte("{\n  \"a\": 2\n}\n")) },
+		"file edited":   func(path, _ string) error { return os.WriteFile(path, []byte(`{"a": 7}`), 0o600) },
+		"file replaced": func(path, _ string) error { return WriteFile(path, []byte("{\n  \"a\": 2\n}\n")) },
+		"file edited in place": func(path, _ string) error { // a moment later, to the same size
+			later := time.Now().Add(time.Second)
+			return errors.Join(os.WriteFile(path, []byte("{\n  \"a\": 7\n}\n"), 0o600), os.Chtimes(path, later, later))
+		},
 		"file removed":            func(path, _ string) error { return os.Remove(path) },
 		"journal removed":         func(_, journal string) error { return os.Remove(journal) },
 		"journal emptied":         func(_, journal string) error { return os.Truncate(journal, 0) },
@@ -355,5 +360,33 @@ func TestJournalThatIsNotCleared(t *testing.T) {
 	if s.journal == nil || s.journal == failed {
 		t.Error("there is no new journal")
 	}
+	wantOnDisk(t, path, s.View())
+}
+
+// TestJournalThatStays has a journal that can be neither cleared nor removed. As long as
+// that is so, no commit and no checkpoint succeeds: its records might come back.
+func TestJournalThatStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "machine_data.json")
+	s := open(t, path)
+	commit(t, s, set("a", `1`), true)
+	if err := os.Remove(journalPath(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(journalPath(path), "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Checkpoint(); err == nil {
+			t.Error("a checkpoint succeeds beside a journal that stays")
+		}
+		if _, err := s.Commit(set("a", `1`)); err == nil {
+			t.Error("a commit succeeds beside a journal that stays")
+		}
+	}
+	if err := os.RemoveAll(journalPath(path)); err != nil {
+		t.Fatal(err)
+	}
+	checkpoint(t, s)
+	commit(t, s, set("a", `2`), true)
 	wantOnDisk(t, path, s.View())
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,8 +81,15 @@ func TestTorture(t *testing.T) {
 		}
 	}
 	var worst time.Duration
+	var done []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("the last of %d steps: %s", len(done), strings.Join(done[max(len(done)-5, 0):], ", "))
+		}
+	}()
 	for step := range *steps {
 		a := actions[bag[x.rand.IntN(len(bag))]]
+		done = append(done, a.name)
 		a.do()
 		began := time.Now()
 		x.settle()

@@ -32,7 +32,7 @@ When it is ready it prints so on stderr, with the URL for --server if there is o
 			if a.given("server") {
 				return a.wrong("--server is of no use here: this is the server")
 			}
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			log, err := a.logger(slog.LevelInfo, a.stderr)
 			if err != nil {

@@ -26,7 +26,10 @@ func (a *app) canAsk(force bool, what string) error {
 func (a *app) confirm(question string, args ...any) bool {
 	question = "? " + fmt.Sprintf(question, args...)
 	fmt.Fprintf(a.stderr, "%s (y/N) ", question)
-	answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
+	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil { // Ctrl-D, which ends no line
+		fmt.Fprintln(a.stderr)
+	}
 	yes, word := false, "No"
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":

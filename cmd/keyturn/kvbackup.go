@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -33,7 +35,7 @@ other. Values are in it as they are: keep it as safe as the bucket.`,
 			return a.completeBucket(cmd, args, typed)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			err := a.withBucket(ctx, args[0], func(s *store, _ kv.Bucket) error {
 				bar := a.progress("backup of " + args[0])
@@ -78,7 +80,7 @@ the restore would, where the backup is damaged or there is such a bucket.`,
 			if cmd.Flags().Changed("replicas") && (opts.Replicas < 1 || opts.Replicas > 5) {
 				return a.wrong("--replicas must be from 1 to 5")
 			}
-			ctx, stop := interruptible(cmd.Context())
+			ctx, stop := a.interruptible(cmd.Context())
 			defer stop()
 			err := a.withStore(ctx, func(s *store) error {
 				bar := a.progress("restore of " + args[0])
@@ -105,7 +107,10 @@ the restore would, where the backup is damaged or there is such a bucket.`,
 				}
 				return a.print("Restored %d bytes backup from %s\n", made.Bytes, args[0])
 			})
-			if err != nil && ctx.Err() != nil {
+			switch {
+			case err != nil && ctx.Err() != nil && strings.HasSuffix(err.Error(), context.Canceled.Error()):
+				return errors.New("interrupted: nothing was restored")
+			case err != nil && ctx.Err() != nil: // what is left, and why
 				return fmt.Errorf("interrupted: %w", err)
 			}
 			return err

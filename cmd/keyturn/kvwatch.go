@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,7 +73,7 @@ type kvWatch struct {
 var errSeen = errors.New("seen")
 
 func (w *kvWatch) run(ctx context.Context, filters []string) error {
-	ctx, stop := interruptible(ctx)
+	ctx, stop := w.interruptible(ctx)
 	defer stop()
 	timed := ctx
 	if w.given("timeout") {
@@ -109,14 +107,6 @@ func (w *kvWatch) run(ctx context.Context, filters []string) error {
 		return nil
 	}
 	return err
-}
-
-// interruptible returns a context that is done when somebody wants the process to
-// end. A second time ends it at once.
-func interruptible(ctx context.Context) (_ context.Context, stop func()) {
-	ctx, stop = signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
 }
 
 // watch prints what the watch of a bucket tells.

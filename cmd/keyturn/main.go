@@ -9,11 +9,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -144,6 +147,25 @@ func between(least, most int) cobra.PositionalArgs {
 			return &usageError{cmd.CommandPath(), "wrong number of arguments: the usage is " + strings.TrimSuffix(cmd.UseLine(), " [flags]")}
 		}
 		return nil
+	}
+}
+
+// interruptible returns a context that is done when somebody wants the process to end,
+// and a terminal goes on in a new line behind its ^C. A second time ends it at once.
+func (a *app) interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	told := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(told)
+		// A signal is the cause, and not only like context.Canceled, unless stop was called.
+		if context.Cause(ctx) != context.Canceled && isTerminal(a.stderr) {
+			fmt.Fprintln(a.stderr)
+		}
+		cancel()
+	})
+	return ctx, func() {
+		cancel()
+		<-told
 	}
 }
 

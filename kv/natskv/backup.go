@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -223,92 +222,4 @@ func (b *bucket) prove(ctx context.Context, has content, live map[string]kv.Revi
 		}
 	}
 	return nil
-}
-
-// folder is a backup that is being written. It is a backup when it has been published.
-type folder struct {
-	dir       string
-	temporary string // beside the backup's place inside dir, so that renaming is enough
-	made      bool   // dir was not there before
-	data      *os.File
-}
-
-func newFolder(dir string) (*folder, error) {
-	for _, name := range []string{metaName, dataName, newDataName} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			return nil, &os.PathError{Op: "write backup", Path: filepath.Join(dir, name), Err: os.ErrExist}
-		}
-	}
-	_, err := os.Stat(dir)
-	f := &folder{dir: dir, made: errors.Is(err, os.ErrNotExist)}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	if f.temporary, err = os.MkdirTemp(dir, "unfinished-"); err != nil {
-		return nil, errors.Join(err, f.abandon())
-	}
-	f.data, err = os.OpenFile(filepath.Join(f.temporary, dataName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, errors.Join(err, f.abandon())
-	}
-	return f, nil
-}
-
-// seal closes the archive and writes beside it what it should be.
-func (f *folder) seal(config map[string]json.RawMessage, state json.RawMessage) error {
-	if err := errors.Join(f.data.Sync(), f.data.Close()); err != nil {
-		return err
-	}
-	sum, size, err := sumFile(f.data.Name())
-	if err != nil {
-		return err
-	}
-	meta, err := json.MarshalIndent(metaFile{config, state, &proof{Taken: time.Now().UTC().Truncate(time.Second), Bytes: size, SHA256: sum}}, "", "  ")
-	if err != nil {
-		return err
-	}
-	file, err := os.OpenFile(filepath.Join(f.temporary, metaName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(meta)
-	return errors.Join(err, file.Sync(), file.Close())
-}
-
-// publish puts the files in their place: backup.json last, without which there is no
-// backup.
-func (f *folder) publish() error {
-	for _, name := range []string{dataName, metaName} {
-		if err := os.Rename(filepath.Join(f.temporary, name), filepath.Join(f.dir, name)); err != nil {
-			return err
-		}
-		if err := syncDir(f.dir); err != nil {
-			return err
-		}
-	}
-	f.made = false
-	return nil
-}
-
-// abandon removes what is unfinished.
-func (f *folder) abandon() error {
-	var errs []error
-	if f.data != nil {
-		_ = f.data.Close() // it is closed already, or of no use
-	}
-	if f.temporary != "" {
-		errs = append(errs, os.RemoveAll(f.temporary))
-	}
-	if f.made {
-		_ = os.Remove(f.dir) // unless there is something of others in it
-	}
-	return errors.Join(errs...)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

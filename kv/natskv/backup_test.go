@@ -365,8 +365,10 @@ func TestBackupWhileWriting(t *testing.T) {
 	for i := range keys {
 		_, err := js.PublishMsgAsync(&nats.Msg{Subject: fmt.Sprint("$KV.B.k", i), Data: []byte("0")})
 		check(t, err)
+		if i%1000 == 999 { // it does not wait for long
+			<-js.PublishAsyncComplete()
+		}
 	}
-	<-js.PublishAsyncComplete()
 	latest := make([]atomic.Int64, keys) // what was acknowledged last of each key
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

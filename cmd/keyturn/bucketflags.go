@@ -51,8 +51,9 @@ func (b *bucketFlags) add(cmd *cobra.Command) {
 	f.StringSliceVar(&b.sources, "source", nil, "put the keys of other buckets into it too, each `BUCKET[@DOMAIN][:FILTER]`; '' for none")
 }
 
-// apply changes in a config what the command line names, or says what is wrong there.
-func (b *bucketFlags) apply(cmd *cobra.Command, cfg *natskv.Config) error {
+// apply changes in a config what the command line names, or says what is wrong there. A
+// bucket in the store on this host is nowhere else.
+func (b *bucketFlags) apply(cmd *cobra.Command, here bool, cfg *natskv.Config) error {
 	given := cmd.Flags().Changed
 	switch {
 	case b.history < 1 || b.history > 64:
@@ -61,6 +62,8 @@ func (b *bucketFlags) apply(cmd *cobra.Command, cfg *natskv.Config) error {
 		return errors.New("--replicas must be from 1 to 5")
 	case b.maxValueSize > math.MaxInt32:
 		return errors.New("--max-value-size must be less than 2GB")
+	case here && (b.cluster != "" || slices.ContainsFunc(b.tags, func(tag string) bool { return tag != "" })):
+		return errors.New("--cluster and --tags are of use with --server only, of a cluster")
 	}
 	if given("description") {
 		cfg.Description = b.description

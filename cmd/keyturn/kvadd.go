@@ -47,7 +47,7 @@ are far from its origin. Unless it is told otherwise it keeps as much as the ori
 				}
 				cfg.Mirror = &o
 			}
-			if err := settings.apply(cmd, &cfg); err != nil {
+			if err := settings.apply(cmd, a.server == "", &cfg); err != nil {
 				return a.wrong("%s", err)
 			}
 			return a.withBucket(cmd.Context(), cfg.Bucket, func(s *store, _ kv.Bucket) error {
@@ -94,7 +94,7 @@ it holds is lost, except what a smaller history or a shorter TTL no longer keeps
 				err := s.steady(func() error {
 					return s.EditBucket(cmd.Context(), args[0], func(cfg *natskv.Config) {
 						changed := *cfg
-						if bad = settings.apply(cmd, &changed); bad == nil {
+						if bad = settings.apply(cmd, a.server == "", &changed); bad == nil {
 							*cfg = changed
 						}
 					})

@@ -3,6 +3,7 @@ package keyturn
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,6 +22,26 @@ func TestFaultBrokerRestarts(t *testing.T) {
 		p.within(touch, "the put after a restart is acted on", func() { p.acts("two") })
 		p.says("unchanged")
 		p.rests("a restart of the broker")
+		p.sawNothing("a restart within a probe")
+	})
+	t.Run("at first without its store", func(t *testing.T) {
+		p := settled(t, rarely)
+		p.stop(0)
+		p.servers[0].JetStream = false
+		p.start(0)
+		p.until("connect", func(context.Context) error {
+			if !p.conn.IsConnected() {
+				return errors.New("not connected")
+			}
+			return nil
+		})
+		p.rests("a server without its store") // it says that there is no bucket
+		p.stop(0)
+		p.servers[0].JetStream = true
+		p.start(0)
+		p.put("a", "two")
+		p.within(touch, "the put after a restart is acted on", func() { p.acts("two") })
+		p.says("unchanged")
 		p.sawNothing("a restart within a probe")
 	})
 	t.Run("later", func(t *testing.T) {
@@ -310,5 +331,23 @@ func TestFaultBurst(t *testing.T) {
 			p.rests("the last value")
 			p.sawNothing("a burst")
 		})
+	}
+}
+
+// TestIdle holds what a bucket costs in which nothing happens: one request for each
+// probe, and one consumer.
+func TestIdle(t *testing.T) {
+	p := settled(t)
+	p.rests("the first value")
+	consumers := p.stream().CachedInfo().State.Consumers
+	began, before := time.Now(), p.conn.Stats().OutMsgs
+	pause(t.Context(), int((10 * often).Milliseconds()))
+	requests, probes := p.conn.Stats().OutMsgs-before, uint64(time.Since(began)/often)
+	t.Logf("%d requests in the time of %d probes", requests, probes)
+	if requests > probes+1 {
+		t.Errorf("%d requests in the time of %d probes, want one for each", requests, probes)
+	}
+	if consumers != 1 {
+		t.Errorf("%d consumers, want one", consumers)
 	}
 }

@@ -65,7 +65,7 @@ fuzz: ## run each fuzz target for FUZZTIME
 
 # The script is in a module of its own, with modules of others that may not be to be had.
 .PHONY: bench
-bench: ## play the script of docs/benchmarks.md (15 minutes), and run all benchmarks
+bench: ## play the script of docs/benchmarks.md (15 minutes), and run all benchmarks (make nats first)
 	@cd bench && if $(GO) list -deps ./... >/dev/null; then \
 		$(GO) run .; \
 	else \

@@ -70,11 +70,28 @@ func (w *watcher) session(ctx context.Context, b *book, hints <-chan struct{}, r
 	if err != nil {
 		return err
 	}
+	b.begin()
+	events := w.events(ctx, bucket, b.target.filter, hints)
+	if w.Debounce > 0 {
+		return w.debounced(ctx, b, events, report)
+	}
+	for event, err := range events {
+		if err := w.take(b, told{event, err}, report); err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
+
+// debounced is a session that reports what has changed when the bucket has been quiet
+// for long enough. The events come from a goroutine of their own, so that it can wait
+// for one and for the time at once.
+func (w *watcher) debounced(ctx context.Context, b *book, events iter.Seq2[kv.Event, error], report watchers.Report) error {
 	ctx, cancel := context.WithCancel(ctx)
-	told, ended := pump(ctx, w.events(ctx, bucket, b.target.filter, hints))
+	told, ended := pump(ctx, events)
 	defer func() { cancel(); <-ended }()
 
-	b.begin()
 	for {
 		var due <-chan time.Time
 		if wait, pending := b.quiet(); b.complete && pending {
@@ -105,7 +122,7 @@ type told struct {
 // pump loops over events until that ends, which closes both channels.
 func pump(ctx context.Context, events iter.Seq2[kv.Event, error]) (<-chan told, <-chan struct{}) {
 	out, ended := make(chan told), make(chan struct{})
-	go func() { // session waits for it
+	go func() { // debounced waits for it
 		defer close(ended)
 		defer close(out)
 		for event, err := range events {

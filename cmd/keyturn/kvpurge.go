@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn-io/keyturn/kv"
+	"github.com/keyturn-io/keyturn/kv/natskv"
 )
 
 func (a *app) kvPurgeCommand() *cobra.Command {
@@ -95,11 +96,13 @@ asks before it does so. It works in a bucket that is full, too.`,
 					return errors.New("the bucket was not compacted")
 				}
 				total := 0
+				bar := a.progress("compacting of " + args[0])
 				err := s.steady(func() error {
-					removed, err := s.Compact(cmd.Context(), args[0], time.Duration(age))
+					removed, err := s.Compact(cmd.Context(), args[0], natskv.CompactOptions{Age: time.Duration(age), Progress: bar.report})
 					total += removed
 					return err
 				})
+				bar.end()
 				switch {
 				case err != nil:
 					return err

@@ -19,10 +19,22 @@ func (c *Client) PurgeAll(ctx context.Context, name string) error {
 	})
 }
 
+// CompactOptions are the choices of Compact.
+type CompactOptions struct {
+	Age time.Duration // of markers that are removed; 0 is all of them
+
+	// Progress, unless nil, is called for each deleted key with how many were treated,
+	// and how many there are. It must not wait.
+	Progress func(done, total uint64)
+}
+
 // Compact removes what deleted and purged keys have left: their history, and their
 // markers too where these are older than an age, so that everybody has seen them. It
 // returns how many markers it has removed. What was put meanwhile stays.
-func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (removed int, err error) {
+func (c *Client) Compact(ctx context.Context, name string, opts CompactOptions) (removed int, err error) {
+	if opts.Progress == nil {
+		opts.Progress = func(uint64, uint64) {}
+	}
 	b, err := c.bucket(name)
 	if err != nil {
 		return 0, err
@@ -42,9 +54,10 @@ func (c *Client) Compact(ctx context.Context, name string, age time.Duration) (r
 		return 0, fmt.Errorf("compact bucket %s: %w", name, err)
 	}
 	slices.SortFunc(markers, func(a, b *kv.Entry) int { return cmp.Compare(a.Revision, b.Revision) })
-	for _, marker := range markers {
+	for i, marker := range markers {
+		opts.Progress(uint64(i), uint64(len(markers)))
 		// The server purges up to a revision, without that.
-		old := time.Since(marker.Created) >= age
+		old := time.Since(marker.Created) >= opts.Age
 		before := marker.Revision
 		if old {
 			before++

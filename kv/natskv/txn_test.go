@@ -225,8 +225,16 @@ func TestCompact(t *testing.T) {
 		if got := counts(); got != "2 3 1 4 " {
 			t.Fatalf("before: %s", got)
 		}
-		removed, err := c.Compact(ctx, "B", x.age)
+		treated := uint64(0)
+		removed, err := c.Compact(ctx, "B", natskv.CompactOptions{Age: x.age, Progress: func(done, total uint64) {
+			if treated++; done != treated-1 || total != 2 {
+				t.Errorf("%d of %d markers at call %d", done, total, treated)
+			}
+		}})
 		check(t, err)
+		if treated != 2 {
+			t.Errorf("it told of %d markers", treated)
+		}
 		if got := counts(); removed != x.removed || got != x.left {
 			t.Errorf("markers older than %s: %d removed, want %d; %sare left, want %s", x.age, removed, x.removed, got, x.left)
 		}
@@ -243,7 +251,7 @@ func TestCompact(t *testing.T) {
 	}
 	check(t, c.CreateBucket(ctx, natskv.Config{Bucket: "M", Mirror: &natskv.Origin{Bucket: "B"}}))
 	wantErr(t, "purge a mirror", kv.ErrReadOnly, func() error { return c.PurgeAll(ctx, "M") })
-	wantErr(t, "compact a mirror", kv.ErrReadOnly, func() error { _, err := c.Compact(ctx, "M", 0); return err })
+	wantErr(t, "compact a mirror", kv.ErrReadOnly, func() error { _, err := c.Compact(ctx, "M", natskv.CompactOptions{}); return err })
 	wantErr(t, "purge nothing", kv.ErrBucketNotFound, func() error { return c.PurgeAll(ctx, "NONE") })
 }
 

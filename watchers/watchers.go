@@ -206,8 +206,8 @@ func (e Env) Scope() datalayer.Scope {
 type Kind struct {
 	Name string // the manifest's `type`
 
-	// Marks says that its watchers report changes with marks. Other kinds begin their
-	// work with a visit, and only whoever has sent them there can know it was interrupted.
+	// Marks says that its watchers report changes with marks, which where the machine
+	// goes next settles. Watchers of other kinds do the work that a change leads to.
 	Marks bool
 
 	// New returns Properties with their defaults, a pointer to a struct.

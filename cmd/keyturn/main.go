@@ -15,10 +15,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -84,7 +86,7 @@ share and that needs no server to be started, or, with --server, on NATS JetStre
 	root.SetErr(a.stderr)
 	root.SetHelpTemplate(root.HelpTemplate() + exitStatus)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{cmd.CommandPath(), err.Error()}
+		return &usageError{cmd.CommandPath(), flagError(err)}
 	})
 	a.flags.add(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.flags.check(cmd) }
@@ -107,6 +109,22 @@ share and that needs no server to be started, or, with --server, on NATS JetStre
 		shell.Args = between(0, 0)
 	}
 	return root
+}
+
+// flagError says what is wrong with a flag, in words of ours where the value is no number.
+func flagError(err error) string {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err.Error()
+	}
+	why := strings.TrimPrefix(invalid.Unwrap().Error(), "time: ")
+	if number, ok := errors.AsType[*strconv.NumError](err); ok {
+		why = "it is no number that fits"
+		if number.Func == "ParseBool" {
+			why = "it is neither true nor false"
+		}
+	}
+	return fmt.Sprintf("--%s %s: %s", invalid.GetFlag().Name, invalid.GetValue(), why)
 }
 
 // group makes a command one that only has others under it.

@@ -188,7 +188,7 @@ func expiring(ttl time.Duration) (nats.Header, error) {
 	case ttl == 0:
 		return nil, nil
 	case ttl < time.Second:
-		return nil, fmt.Errorf("%w: a key for %s, the least is a second", kv.ErrInvalidConfig, ttl)
+		return nil, fmt.Errorf("%w: a TTL of %s, the least is a second", kv.ErrInvalidConfig, ttl)
 	}
 	return nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}, nil
 }

@@ -51,6 +51,28 @@ func (s *schedule) kept(keys ...string) func() {
 	}
 }
 
+// hinted returns what is to be called when a hint was given: a machine that watches has
+// looked at the bucket then.
+func (s *schedule) hinted() func() {
+	if s.stop == nil || s.m.Status().State != "WAIT" {
+		return func() {}
+	}
+	return func() {
+		time.Sleep(100 * time.Millisecond)
+		bucket, err := s.store.Bucket("CFG")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		entry, err := bucket.Get(s.t.Context(), s.filter)
+		if err != nil {
+			return // it is not there, or the bucket cannot be had
+		}
+		if got, want := s.data()[s.filter], datalayer.FromBytes(entry.Value); !bytes.Equal(got, want) {
+			s.complain("promise 1: after a hint %s is %s in the bucket and %s in the data", s.filter, want, got)
+		}
+	}
+}
+
 // step follows the machine.
 func (s *schedule) step(step machine.Step) {
 	s.mu.Lock()

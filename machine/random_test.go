@@ -205,6 +205,11 @@ func (s *schedule) line() {
 	case n < 40:
 		_, err := bucket.Put(ctx, key, []byte(value))
 		s.say("put %s %s: %v", key, value, err)
+		if s.says("republish_trigger") && s.random.IntN(2) == 0 {
+			after = s.hinted()
+			s.store.Hint("changes." + key)
+			s.say("hint")
+		}
 	case n < 47:
 		s.say("del %s: %v", key, bucket.Delete(ctx, key, 0))
 	case n < 50:

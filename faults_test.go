@@ -199,11 +199,15 @@ func TestFaultBucketPurged(t *testing.T) {
 		p := settled(t, func(p *plant) { p.onMissing = "delete" })
 		p.put("b", "other")
 		p.acts("other")
+		p.says("unchanged")
 		if err := p.stream().Purge(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		// The first key that is found missing is acted on at once, all others after that.
 		if data := p.next(); len(data) > 0 {
-			t.Errorf("the data stays: %v", data)
+			if data = p.next(); len(data) > 0 {
+				t.Errorf("the data stays: %v", data)
+			}
 		}
 		p.rests("the data is gone")
 		if all := saw(p.warnings); len(all) > 0 {

@@ -24,7 +24,8 @@ type knows struct {
 	steps    int                        // that began a command since
 	owed     bool                       // a change led to a step and has not been settled since
 	acting   bool                       // there was ever a step that begins a command
-	refused  uint64                     // events before the last one
+	refused  uint64                     // events before the last one, since the machine was started
+	agitated bool                       // some were since the last one, before the machine was started
 	calm     bool                       // none was refused between the last two: no data changed without a step
 	has, had map[string]json.RawMessage // the data on disk at the last one, and at the one before
 }
@@ -83,7 +84,8 @@ func (s *schedule) step(step machine.Step) {
 		s.steps++
 		s.had, s.has = s.has, s.data()
 		refused := s.m.Status().Refused
-		s.acting, s.calm, s.refused = true, refused == s.refused, refused
+		s.acting, s.calm = true, refused == s.refused && !s.agitated
+		s.refused, s.agitated = refused, false
 		// What is watched in the state that it leads to is settled by the step.
 		s.owed = !s.says("[WAIT, DEPLOY]") || s.says("resume: true")
 		s.instant() // the step was taken, and nothing but its data is saved

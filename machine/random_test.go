@@ -271,6 +271,8 @@ func (s *schedule) start() {
 	if !s.says("resume: true") {
 		clear(s.acted) // what was not settled will be repeated
 	}
+	s.agitated = s.agitated || s.m != nil && s.m.Status().Refused != s.refused
+	s.refused = 0
 	s.mu.Unlock()
 	kinds := slices.Clone(testKinds)
 	for _, j := range []job{{s: s, name: "job"}, {s: s, name: "retried"}, {s: s, name: "killed"}} {

@@ -35,17 +35,26 @@ func (k knows) clone() knows {
 	return k
 }
 
-// kept returns what is to be called when keys have vanished: what the data had of them it
-// still has then, unless the manifest wants that they go.
+// kept returns what is to be called when keys have vanished that the bucket holds now: what
+// the data had of them it still has then, unless the manifest wants that they go.
 func (s *schedule) kept(keys ...string) func() {
 	if s.stop == nil || s.says("on_missing: delete") {
 		return func() {}
 	}
-	before := s.data()
+	bucket, err := s.store.Bucket("CFG")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	held := s.data()
+	for _, key := range keys {
+		if _, err := bucket.Get(s.t.Context(), key); err != nil {
+			delete(held, key) // it may have been deleted, and that be reported yet
+		}
+	}
 	return func() {
 		now := s.data()
 		for _, key := range keys {
-			if before[key] != nil && now[key] == nil {
+			if held[key] != nil && now[key] == nil {
 				s.complain("promise 1: %s vanished, and its value was not kept", key)
 			}
 		}

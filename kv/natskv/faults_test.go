@@ -175,7 +175,7 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 			_, err := watched.Keys(t.Context())
 			listed <- err
 		}()
-		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 1 })
+		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 0 })
 		check(t, admin.DeleteBucket(t.Context(), "TEST"))
 		check(t, admin.CreateBucket(t.Context(), config))
 		now := fmt.Sprint(i)
@@ -183,7 +183,48 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 		wantWithin(t, "what the new bucket holds is told", 2*quick.Probe, func() {
 			r.WaitState(map[string]string{"a": now})
 		})
+		wantWithin(t, "its keys are listed", 2*quick.Probe, func() {
+			if err := <-listed; !errors.Is(err, kv.ErrBucketNotFound) { // it was not, for a moment
+				check(t, err)
+			}
+		})
+	}
+}
+
+// TestPurgedWhileTold purges the bucket while the server tells what is in it, so that
+// the end of that never comes.
+func TestPurgedWhileTold(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	js := jetStream(t, nc)
+	b := newBucket(t, newClient(t, nc, quick), natskv.Config{Bucket: "TEST"})
+	put(t, b, "a", "1")
+	value := make([]byte, 4<<10)
+	for range 5 {
+		for key := range 2000 {
+			_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
+			check(t, err)
+		}
+		<-js.PublishAsyncComplete()
+
+		watched, err := newClient(t, srv.connect(), quick).Bucket("TEST")
+		check(t, err)
+		r := kvtest.Record(t, watched, kv.WatchOptions{})
+		listed := make(chan error, 1)
+		go func() {
+			_, err := watched.Keys(t.Context())
+			listed <- err
+		}()
+		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 0 })
+		stream, err := js.Stream(t.Context(), "KV_TEST")
+		check(t, err)
+		check(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject("$KV.TEST.*"), jetstream.WithPurgeKeep(0)))
+		wantWithin(t, "an empty bucket is told", 2*quick.Probe, func() {
+			r.WaitKind(kv.Synced, 0)
+			r.WaitState(map[string]string{})
+		})
 		wantWithin(t, "its keys are listed", 2*quick.Probe, func() { check(t, <-listed) })
+		_ = r.Stop()
 	}
 }
 

@@ -235,10 +235,8 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 				return errIdle
 			case complete == nil:
 				info, err = f.probe(ctx, s, filters, info)
-			case s.state().stuck > patience:
-				return errIncomplete
 			default:
-				err = f.alive(ctx, s, info)
+				err = f.look(ctx, s)
 			}
 		}
 		if err != nil {
@@ -247,33 +245,11 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	}
 }
 
-// alive asks the server for an answer while a snapshot takes its time, and ends the
-// session when the rest of it will not come.
-func (f *feed) alive(ctx context.Context, s *session, before *jetstream.StreamInfo) error {
+// look looks after a snapshot that takes its time.
+func (f *feed) look(ctx context.Context, s *session) error {
 	k := f.b.client.call(ctx, f.b.client.opts.Probe)
 	defer k.cancel()
-	st := s.state()
-	bound, err := f.b.bind(k)
-	if err != nil {
-		return err
-	}
-	if err := f.follows(before, bound.stream.CachedInfo(), st); err != nil {
-		return err
-	}
-	return s.settle(k)
-}
-
-// follows says what is wrong with a session whose stream was once as before.
-func (f *feed) follows(before, now *jetstream.StreamInfo, st state) error {
-	switch {
-	case !now.Created.Equal(before.Created):
-		return doubtful("the bucket was created again")
-	case now.State.LastSeq < before.State.LastSeq:
-		return doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
-	case st.silent > f.b.client.opts.Probe:
-		return doubtful("the server has been silent for %s", st.silent)
-	}
-	return nil
+	return s.look(k)
 }
 
 // admit makes those who came after the session began ready, once it is sure that
@@ -339,10 +315,12 @@ func (f *feed) probe(ctx context.Context, s *session, filters []string, before *
 		return before, err
 	}
 	now := bound.stream.CachedInfo()
-	if err := f.follows(before, now, st); err != nil {
+	if err := another(before, now); err != nil {
 		return before, err
 	}
 	switch {
+	case st.silent > f.b.client.opts.Probe:
+		return before, doubtful("the server has been silent for %s", st.silent)
 	case filters[0] == all && before.State.LastSeq > s.state().high:
 		return before, doubtful("revision %d has not come", before.State.LastSeq)
 	case time.Since(s.began) > f.b.client.opts.Reconcile:

@@ -30,10 +30,6 @@ var (
 	errTooFast = fmt.Errorf("%w: the bucket is written faster than it can be read", kv.ErrUnavailable)
 )
 
-// errSilent ends a snapshot whose consumer is gone, the bucket perhaps with it. It may be
-// asked for again.
-var errSilent = fmt.Errorf("%w: the server has stopped telling what is in the bucket", nats.ErrNoResponders)
-
 // session is the life of one consumer: the newest entry of each key, which makes
 // the snapshot, and then what follows. It is over at the first thing that is not
 // as it should be, which it says on doubt.
@@ -43,6 +39,7 @@ var errSilent = fmt.Errorf("%w: the server has stopped telling what is in the bu
 type session struct {
 	b        *bucket
 	bound    *binding
+	before   *jetstream.StreamInfo // the stream, when the session began
 	consumer string
 	sub      *nats.Subscription
 	filters  []string
@@ -81,6 +78,7 @@ func newSession(b *bucket, bound *binding, taken func(map[string]*kv.Entry), liv
 	return &session{
 		b:        b,
 		bound:    bound,
+		before:   bound.stream.CachedInfo(),
 		began:    now,
 		taken:    taken,
 		live:     live,
@@ -178,6 +176,50 @@ func (s *session) newest(k *call) (uint64, error) {
 	return uint64(newest), nil
 }
 
+// look finds out whether the rest of a snapshot that takes its time will come, and
+// returns a doubt if it will not: there is another bucket, the consumer is gone, or
+// what was yet to come has been removed.
+func (s *session) look(k *call) error {
+	probe := s.b.client.opts.Probe
+	st := s.state()
+	if st.stuck > patience {
+		return errIncomplete
+	}
+	bound, err := s.b.bind(k)
+	if err != nil {
+		return err
+	}
+	now := bound.stream.CachedInfo()
+	if err := another(s.before, now); err != nil {
+		return err
+	}
+	if s.each == nil { // which may take its time
+		switch {
+		case st.silent > probe:
+			return doubtful("the server has been silent for %s", st.silent)
+		case st.stuck > probe && removed(s.before, now):
+			return doubtful("nothing has come for %s, and there is less in the bucket", st.stuck)
+		}
+	}
+	return s.settle(k)
+}
+
+// another says whether a stream is not the one it was before.
+func another(before, now *jetstream.StreamInfo) error {
+	switch {
+	case !now.Created.Equal(before.Created):
+		return doubtful("the bucket was created again")
+	case now.State.LastSeq < before.State.LastSeq:
+		return doubtful("the bucket went back from revision %d to %d", before.State.LastSeq, now.State.LastSeq)
+	}
+	return nil
+}
+
+// removed says whether a stream has lost entries, to new ones of their keys perhaps.
+func removed(before, now *jetstream.StreamInfo) bool {
+	return now.State.Msgs < before.State.Msgs+(now.State.LastSeq-before.State.LastSeq)
+}
+
 // settle asks again how far the snapshot has to reach, in case what was the newest
 // entry has vanished since.
 func (s *session) settle(k *call) error {
@@ -211,16 +253,11 @@ func (s *session) wait(ctx context.Context) error {
 		case err := <-s.doubt:
 			return err
 		case <-tick.C:
-			switch st := s.state(); {
-			case st.stuck > patience:
-				return errIncomplete
-			case st.behind > 3*patience:
+			if s.state().behind > 3*patience {
 				return errTooFast
-			case st.silent > s.b.client.opts.Probe && s.each == nil: // each may take its time
-				return errSilent
 			}
 			k := s.b.client.call(ctx, s.b.client.opts.Timeout)
-			err := s.settle(k)
+			err := s.look(k)
 			k.cancel()
 			if err != nil {
 				return err
@@ -371,12 +408,25 @@ func (s *session) state() state {
 
 // snapshot returns the newest entries of at least the keys that one of the filters matches,
 // without their values.
-func (b *bucket) snapshot(k *call, bound *binding, filters []string) (entries map[string]*kv.Entry, err error) {
+func (b *bucket) snapshot(k *call, bound *binding, filters []string) (map[string]*kv.Entry, error) {
 	if len(filters) == 0 {
 		filters = []string{all}
 	}
+	for {
+		entries, err := b.trySnapshot(k, bound, cover(filters))
+		var d doubt
+		if !errors.As(err, &d) && !errors.Is(err, errGap) {
+			return entries, err
+		}
+		if bound, err = b.bind(k); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (b *bucket) trySnapshot(k *call, bound *binding, filters []string) (entries map[string]*kv.Entry, err error) {
 	s := newSession(b, bound, func(snapshot map[string]*kv.Entry) { entries = snapshot }, func(kv.Entry) {})
-	if err := s.open(k, cover(filters), true); err != nil {
+	if err := s.open(k, filters, true); err != nil {
 		return nil, err
 	}
 	defer s.end()

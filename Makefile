@@ -45,6 +45,7 @@ STEPS ?= 500
 torture: ## play random schedules, crashes and faults for hours
 	KEYTURN_SCHEDULES=$(SCHEDULES) $(GO) test -count=1 -timeout 0 -run TestRandomSchedules -v ./machine
 	KEYTURN_CRASHES=$(CRASHES) $(GO) test -count=1 -timeout 0 -run TestCrashAnywhere -v .
+	KEYTURN_AWAY=30s $(GO) test -count=1 -run TestFaultBrokerAway -v .
 	$(GO) test -count=1 -timeout 0 -run TestTorture -v ./kv/natskv -args -torture $(STEPS)
 
 .PHONY: lint

@@ -199,7 +199,7 @@ func (b *book) missing(key string) {
 		return
 	}
 	if !b.warned[key] {
-		b.env.Log.Warn("a key vanished without being deleted: its value is kept", "bucket", b.target.bucket, "key", key)
+		b.env.Log.Warn("a key vanished without being deleted: the data stays as it is", "bucket", b.target.bucket, "key", key)
 		b.warned[key] = true
 	}
 	b.absent[key] = true

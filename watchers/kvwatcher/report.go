@@ -127,6 +127,8 @@ func (b *book) detail() string {
 		return fmt.Sprintf("%d keys of %s changed", len(keys), b.target.bucket)
 	case b.changes[keys[0]].seen == nil:
 		return fmt.Sprintf("%s.%s is gone", b.target.bucket, keys[0])
+	case b.changes[keys[0]].seen.Revision == 0:
+		return fmt.Sprintf("%s.%s vanished before its last value was acted on", b.target.bucket, keys[0])
 	default:
 		return fmt.Sprintf("%s.%s changed at revision %d", b.target.bucket, keys[0], b.changes[keys[0]].seen.Revision)
 	}

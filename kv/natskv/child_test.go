@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -94,6 +95,7 @@ type link struct {
 	trigger   string // in what the near end sends; see before
 	do        func()
 	hole      bool
+	perByte   time.Duration // how long a byte takes to the near end
 	conns     []net.Conn
 	swallowed chan struct{} // gets a token for what the near end sent in vain
 }
@@ -143,7 +145,7 @@ func (l *link) carry(from, to net.Conn, swallowed chan<- struct{}) {
 			return
 		}
 		l.mu.Lock()
-		hole := l.hole
+		hole, perByte := l.hole, l.perByte
 		if l.do != nil && bytes.Contains(buf[:n], []byte(l.trigger)) {
 			l.do()
 			l.do = nil
@@ -156,10 +158,20 @@ func (l *link) carry(from, to net.Conn, swallowed chan<- struct{}) {
 			}
 			continue
 		}
+		if swallowed == nil && perByte > 0 {
+			<-time.After(time.Duration(n) * perByte)
+		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
 	}
+}
+
+// slow makes the link carry no more bytes a second to the near end.
+func (l *link) slow(bytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.perByte = time.Second / time.Duration(bytes)
 }
 
 // before makes the link do something, once, before it delivers what has the text in it.

@@ -228,6 +228,40 @@ func TestPurgedWhileTold(t *testing.T) {
 	}
 }
 
+// TestSlowLink has a link behind whose messages the answer to a probe takes longer than
+// a probe may: the bucket is told and backed up as slowly as it comes.
+func TestSlowLink(t *testing.T) {
+	srv := startBroker(t)
+	js := jetStream(t, srv.connect())
+	newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
+	value := make([]byte, 32<<10)
+	const keys = 128
+	for key := range keys {
+		_, err := js.Publish(t.Context(), fmt.Sprint("$KV.TEST.k", key), value)
+		check(t, err)
+	}
+	link := startLink(t, srv.srv.Addr().String())
+	nc, err := nats.Connect("nats://"+link.addr(), natskv.ConnOptions()...)
+	check(t, err)
+	t.Cleanup(nc.Close)
+	watching := newClient(t, nc, quick)
+	b, err := watching.Bucket("TEST")
+	check(t, err)
+	link.slow(2 << 20)
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	wantWithin(t, "what is in the bucket is told", 4*time.Second, func() { r.WaitKind(kv.Synced, 0) })
+	if n := r.Len(); n != keys+1 {
+		t.Errorf("told:\n%s", r.Log(0))
+	}
+	_ = r.Stop()
+	watching.Close()
+	c := newClient(t, nc, natskv.Options{Timeout: 2 * quick.Probe, Probe: quick.Probe})
+	wantWithin(t, "it is backed up", 4*time.Second, func() {
+		_, err := c.Backup(t.Context(), "TEST", t.TempDir(), natskv.BackupOptions{})
+		check(t, err)
+	})
+}
+
 // consumers returns the names of a stream's consumers.
 func consumers(t testing.TB, js jetstream.JetStream, stream string) (names []string) {
 	t.Helper()

@@ -311,7 +311,10 @@ func (f *feed) probe(ctx context.Context, s *session, filters []string, before *
 	st := s.state()
 	known := uint64(f.view.Len() + st.strange) // before it is asked how many there are
 	bound, err := f.b.bind(k)
-	if err != nil {
+	switch {
+	case s.late(err):
+		return before, nil
+	case err != nil:
 		return before, err
 	}
 	now := bound.stream.CachedInfo()

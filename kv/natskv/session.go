@@ -186,7 +186,10 @@ func (s *session) look(k *call) error {
 		return errIncomplete
 	}
 	bound, err := s.b.bind(k)
-	if err != nil {
+	switch {
+	case s.late(err):
+		return nil
+	case err != nil:
 		return err
 	}
 	now := bound.stream.CachedInfo()
@@ -202,6 +205,12 @@ func (s *session) look(k *call) error {
 		}
 	}
 	return s.settle(k)
+}
+
+// late says whether an answer did not come in time because so much else comes: over a slow
+// link it is behind all that the server has sent before.
+func (s *session) late(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) && s.state().stuck < s.b.client.opts.Probe
 }
 
 // another says whether a stream is not the one it was before.

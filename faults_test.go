@@ -145,7 +145,7 @@ func TestFaultConsumerDeleted(t *testing.T) {
 }
 
 func TestFaultBucketPurged(t *testing.T) {
-	vanished := []string{"a key vanished without being deleted: its value is kept", "a key vanished without being deleted: its value is kept"}
+	vanished := []string{"a key vanished without being deleted: the data stays as it is", "a key vanished without being deleted: the data stays as it is"}
 	keep := func(t *testing.T, p *plant, vanish func()) {
 		p.put("b", "other")
 		p.acts("other")

@@ -43,21 +43,23 @@ func newFolder(dir string) (*folder, error) {
 }
 
 // begin makes the temporary folder and locks it, for as long as the process lives. Those
-// that nobody has locked are of backups that were killed, and go. Meanwhile dir is locked:
-// else what was just made could be taken for one of these.
+// that nobody has locked are of backups that were killed, and go. What was just made and
+// has no lock yet may be taken for one of these: then another one is made.
 func (f *folder) begin() error {
-	if unlock, ok := lock(f.dir, true); ok {
-		defer unlock()
-		if err := f.sweep(); err != nil {
-			return err
-		}
-	}
-	var err error
-	if f.temporary, err = os.MkdirTemp(f.dir, temporaryPrefix); err != nil {
+	if err := f.sweep(); err != nil {
 		return err
 	}
-	f.unlock, _ = lock(f.temporary, false)
-	return nil
+	for {
+		var err error
+		if f.temporary, err = os.MkdirTemp(f.dir, temporaryPrefix); err != nil {
+			return err
+		}
+		f.unlock, _ = lock(f.temporary, true)
+		if _, err = os.Stat(f.temporary); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		f.unlock()
+	}
 }
 
 // sweep removes the temporary folders of backups that were killed.
@@ -101,8 +103,13 @@ func (f *folder) seal(config map[string]json.RawMessage, state json.RawMessage) 
 }
 
 // publish puts the files in their place: backup.json last, without which there is no
-// backup.
+// backup. Of several in one folder the first one to make the place of the archive has it.
 func (f *folder) publish() error {
+	place, err := os.OpenFile(filepath.Join(f.dir, dataName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_ = place.Close() // what it holds is put over it
 	for _, name := range []string{dataName, metaName} {
 		if err := os.Rename(filepath.Join(f.temporary, name), filepath.Join(f.dir, name)); err != nil {
 			return err

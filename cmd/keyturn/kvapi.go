@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,8 +69,9 @@ object with the one member error, on stdout, and an exit status of 1.
 
 --ensure makes a bucket what its flags say, or, without --name, what an object on stdin
 says that has the members name, history, expire, replicas, max_value_size and
-max_bucket_size. A bucket that is there is changed in place and keeps all else. No data is
-ever deleted, except what a smaller history or a shorter expiry no longer keeps.`,
+max_bucket_size. One of these limits that is left out is none. A bucket that is there is
+changed in place and keeps all else. No data is ever deleted, except what a smaller
+history or a shorter expiry no longer keeps.`,
 		Example: `  keyturn kv api --ensure --name CFG --history 5 --replicas 3 --expire 0
   keyturn kv api --list`,
 		Args: between(0, 0),
@@ -98,7 +100,7 @@ ever deleted, except what a smaller history or a shorter expiry no longer keeps.
 				err = a.withBucket(ctx, wanted.Name, func(s *store, _ kv.Bucket) error { return s.DeleteBucket(ctx, wanted.Name) })
 			}
 			if err != nil {
-				message := err.Error()
+				message := plain(err)
 				if wrong, ok := errors.AsType[*usageError](err); ok {
 					message = wrong.message
 				}
@@ -138,8 +140,10 @@ func (a *app) apiEnsure(ctx context.Context, wanted apiBucket) (is apiBucket, er
 	if wanted.Name == "" && !isTerminal(a.stdin) {
 		decoder := json.NewDecoder(a.stdin)
 		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&wanted); err != nil {
-			return is, fmt.Errorf("read a bucket from stdin: %w", err)
+		if err := decoder.Decode(&wanted); errors.Is(err, io.EOF) {
+			return is, errors.New("read a bucket from stdin: there is none")
+		} else if err != nil {
+			return is, fmt.Errorf("read a bucket from stdin: %w", badJSON(err))
 		}
 	}
 	if err := wanted.check(); err != nil {

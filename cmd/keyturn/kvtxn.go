@@ -93,6 +93,9 @@ func readOps(r io.Reader) ([]natskv.Op, error) {
 			return ops, nil
 		}
 		var op natskv.Op
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = badJSON(err)
+		}
 		if err == nil {
 			op, err = c.parse()
 		}

@@ -214,7 +214,7 @@ func (w *kvWatch) tell(event kv.Event) error {
 			j.jsonEntry = &entry
 		}
 		if event.Err != nil {
-			j.Error = event.Err.Error()
+			j.Error = plain(event.Err)
 		}
 		return w.print("%s", jsonLine(j))
 	}
@@ -235,7 +235,7 @@ func (w *kvWatch) tell(event kv.Event) error {
 	case kv.Synced:
 		return nil
 	case kv.Lost:
-		return line(now, "LOST", event.Err.Error())
+		return line(now, "LOST", plain(event.Err))
 	default:
 		return line(now, strings.ToUpper(event.Kind.String()), w.name)
 	}

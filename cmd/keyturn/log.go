@@ -17,7 +17,7 @@ func (a *app) logger(otherwise slog.Level, w io.Writer) (*slog.Logger, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: inPlainWords}
 	switch {
 	case a.logFormat == "json":
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
@@ -28,6 +28,14 @@ func (a *app) logger(otherwise slog.Level, w io.Writer) (*slog.Logger, error) {
 	default:
 		return slog.New(slog.NewTextHandler(w, opts)), nil
 	}
+}
+
+// inPlainWords replaces an error by its text in words of ours.
+func inPlainWords(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.StringValue(plain(err))
+	}
+	return a
 }
 
 // kind is what people are told of a level in front of its message: nothing of info.
@@ -58,6 +66,7 @@ func (h *plainHandler) Enabled(_ context.Context, level slog.Level) bool { retur
 func (h *plainHandler) Handle(_ context.Context, r slog.Record) error {
 	text, detail := r.Message, slices.Clip(h.detail)
 	r.Attrs(func(a slog.Attr) bool {
+		a = inPlainWords(nil, a)
 		if h.group == "" && a.Key == "error" {
 			text += ": " + oneLine([]byte(a.Value.Resolve().String()))
 		} else {

@@ -60,7 +60,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if errors.Is(err, errTold) {
 		return exitFailure
 	}
-	for line := range strings.Lines(err.Error()) {
+	for line := range strings.Lines(plain(err)) {
 		fmt.Fprintf(stderr, "keyturn: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	if _, usage := errors.AsType[*usageError](err); usage {

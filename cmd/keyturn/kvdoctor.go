@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -70,14 +72,16 @@ func (a *app) examine(ctx context.Context, s *store, names []string, asked bool)
 
 // printFindings prints them, and fails if one is a problem.
 func (a *app) printFindings(all []jsonFinding) error {
+	levels := []natskv.Level{natskv.Problem, natskv.Warning, natskv.Note}
+	slices.SortStableFunc(all, func(a, b jsonFinding) int {
+		return cmp.Compare(slices.Index(levels, a.Level), slices.Index(levels, b.Level))
+	})
 	var text strings.Builder
-	problem := false
-	for _, f := range all {
+	for _, f := range together(all) {
 		text.WriteString(f.Bucket + ": " + string(f.Level) + ": " + f.What + "\n")
 		if f.Do != "" {
 			text.WriteString("    " + f.Do + "\n")
 		}
-		problem = problem || f.Level == natskv.Problem
 	}
 	if a.json {
 		text.Reset()
@@ -86,8 +90,26 @@ func (a *app) printFindings(all []jsonFinding) error {
 	if err := a.print("%s", text.String()); err != nil {
 		return err
 	}
-	if problem {
+	if len(all) > 0 && all[0].Level == natskv.Problem {
 		return errTold
 	}
 	return nil
+}
+
+// together makes one finding of those that say the same of several buckets.
+func together(all []jsonFinding) []jsonFinding {
+	buckets := map[jsonFinding][]string{}
+	var order []jsonFinding
+	for _, f := range all {
+		name := f.Bucket
+		f.Bucket = ""
+		if buckets[f] == nil {
+			order = append(order, f)
+		}
+		buckets[f] = append(buckets[f], name)
+	}
+	for i, f := range order {
+		order[i].Bucket = strings.Join(buckets[f], ", ")
+	}
+	return order
 }

@@ -43,6 +43,7 @@ func (b *bucketFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&b.txn, "txn", true, "let keyturn kv txn write several keys at once")
 	f.BoolVar(&b.keyTTL, "key-ttl", false, "let a single key have a TTL, for good: no server takes that back")
 	f.StringToStringVar(&b.metadata, "metadata", nil, "note `KEY=VALUE` with the bucket; KEY= removes the note")
+	f.Lookup("metadata").DefValue = "" // help would show it as []
 	f.StringVar(&b.cluster, "cluster", "", "keep it in the cluster of this `NAME`")
 	f.StringSliceVar(&b.tags, "tags", nil, "keep it on servers that have all of these `TAGS`")
 	f.StringVar(&b.republish, "republish-destination", "", "have the server send changes to this `SUBJECT` too; '' for no longer")

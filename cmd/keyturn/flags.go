@@ -44,7 +44,8 @@ func (f *flags) add(root *cobra.Command) {
 	p.StringVar(&f.tlsCert, "tls-cert", "", "certificate `FILE` to show to the server")
 	p.StringVar(&f.tlsKey, "tls-key", "", "key `FILE` of that certificate")
 	p.StringVar(&f.store, "store", "", "keep the store on this host in `DIR` (default $KEYTURN_STORE, else a folder in the user's data folder)")
-	p.DurationVar(&f.timeout, "timeout", 5*time.Second, "the `DURATION` that the server may take to answer")
+	f.timeout = 5 * time.Second
+	p.Var((*duration)(&f.timeout), "timeout", "the `DURATION` that the server may take to answer")
 	p.BoolVar(&f.json, "json", false, "print JSON")
 	p.StringVar(&f.logLevel, "log-level", "", "log from this `LEVEL` up: debug, info, warn or error")
 	p.StringVar(&f.logFormat, "log-format", "", "log as `FORMAT`, text or json (default text, and for people on a terminal)")

@@ -43,7 +43,11 @@ When it is ready it prints so on stderr, with the URL for --server if there is o
 				if a.json {
 					_ = a.print("%s", jsonLine(map[string]string{"ready": url}))
 				}
-				log.Info("ready", "url", url)
+				if url == "" {
+					log.Info("ready")
+				} else {
+					log.Info("ready", "url", url)
+				}
 			}
 			return broker.Serve(ctx, opts)
 		},

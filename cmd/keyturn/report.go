@@ -51,7 +51,7 @@ func (r *logReporter) watcher(w machine.WatcherStatus) {
 	if failed(w) {
 		level = slog.LevelWarn
 	}
-	r.log.Log(context.Background(), level, "watcher", "watcher", w.Name, "state", w.State, "outcome", w.Outcome, "detail", w.Detail)
+	r.log.Log(context.Background(), level, "watcher", "watcher", w.Name, "state", w.State, "detail", w.Detail)
 }
 
 func (r *logReporter) output(string) (stdout, stderr io.Writer) { return r.stdout, r.stdout }

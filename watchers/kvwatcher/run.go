@@ -244,7 +244,7 @@ func (w *watcher) tell(b *book, report watchers.Report) error {
 	case len(b.matched) > 0:
 		return w.success(b, watchers.Observation{State: stateUnchanged, Detail: b.matchedDetail()}, report)
 	case len(b.bad) > 0:
-		return report(watchers.Observation{State: stateError, Detail: fmt.Sprintf("the values of %d keys cannot be used", len(b.bad))})
+		return report(watchers.Observation{State: stateError, Detail: fmt.Sprintf("values that cannot be used: %d", len(b.bad))})
 	case len(b.absent) > 0:
 		return report(watchers.Observation{State: stateMissing, Detail: fmt.Sprintf("%d keys are missing", len(b.absent))})
 	case !b.held():

@@ -24,11 +24,11 @@ type BackupOptions struct {
 	Progress func(done, total uint64)
 }
 
-// backupAttempts is how often a backup is made anew when the bucket was another one in
-// the end, or the proof fails.
+// backupAttempts is how often a backup is made anew when the bucket became another one
+// meanwhile, a message was lost, or the proof fails.
 const backupAttempts = 3
 
-var errChanged = fmt.Errorf("%w: the bucket was created again or set back meanwhile", kv.ErrUnavailable)
+var errChanged = fmt.Errorf("%w: %w", kv.ErrUnavailable, doubtful("the bucket was created again or set back meanwhile"))
 
 // Backup writes all entries of a bucket into a folder, which it makes, as nats stream
 // backup does: backup.json and stream.tar.s2. Either tool restores what the other has
@@ -50,7 +50,7 @@ func (c *Client) Backup(ctx context.Context, name, dir string, opts BackupOption
 	var made Backup
 	for range backupAttempts {
 		made, err = b.backUp(ctx, dir, opts.Progress)
-		if !errors.Is(err, errChanged) && !errors.Is(err, errGap) && !errors.Is(err, kv.ErrBackup) {
+		if !again(err) && !errors.Is(err, kv.ErrBackup) {
 			break
 		}
 	}

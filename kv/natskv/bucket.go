@@ -150,12 +150,15 @@ func (b *bucket) Keys(ctx context.Context, filters ...string) ([]string, error) 
 	var keys []string
 	err := b.do(ctx, "list keys", "", func(k *call, bound *binding) error {
 		entries, err := b.snapshot(k, bound, filters)
+		if err != nil {
+			return err // and perhaps this is done again
+		}
 		for key, e := range entries {
 			if e.Operation == kv.OpPut && kv.MatchAny(filters, key) {
 				keys = append(keys, key)
 			}
 		}
-		return err
+		return nil
 	})
 	slices.Sort(keys)
 	return keys, err

@@ -306,7 +306,8 @@ func (b *bucket) History(ctx context.Context, key string) ([]kv.Entry, error) {
 // Histories returns what is kept of all keys that one of the filters matches, or of all
 // keys if there are none, in the order of revisions and markers included. It takes as
 // long as it comes closer to the end, unless ctx is done before. It returns
-// kv.ErrInvalidBucket, kv.ErrInvalidKey and kv.ErrBucketNotFound.
+// kv.ErrInvalidBucket, kv.ErrInvalidKey and kv.ErrBucketNotFound, and kv.ErrUnavailable
+// too when the bucket was created again meanwhile.
 func (c *Client) Histories(ctx context.Context, name string, filters ...string) ([]kv.Entry, error) {
 	b, err := c.bucket(name)
 	if err == nil {
@@ -344,5 +345,6 @@ func (b *bucket) histories(ctx context.Context, filters []string) (entries []kv.
 		return nil, translate(err)
 	}
 	defer s.end()
-	return entries, s.wait(ctx)
+	err = s.wait(ctx)
+	return entries, err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,6 +121,41 @@ func TestCreatedAgainMeanwhile(t *testing.T) {
 	r.WaitState(map[string]string{"a": "2"})
 }
 
+// TestSetBackAndBroken restores an older bucket, and breaks the session that finds it
+// before it has told what is in it: the next one must know it all the same.
+func TestSetBackAndBroken(t *testing.T) {
+	srv := startBroker(t)
+	js := jetStream(t, srv.connect())
+	admin := newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
+	value := make([]byte, 8<<10)
+	for key := range 1000 {
+		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
+		check(t, err)
+	}
+	<-js.PublishAsyncComplete()
+	saved := backUp(t, js.Conn(), "KV_TEST")
+	put(t, admin, "a", "1")
+
+	link := startLink(t, srv.srv.Addr().String())
+	nc, err := nats.Connect("nats://"+link.addr(), natskv.ConnOptions()...)
+	check(t, err)
+	t.Cleanup(nc.Close)
+	b, err := newClient(t, nc, quick).Bucket("TEST")
+	check(t, err)
+	r := kvtest.Record(t, b, kv.WatchOptions{})
+	n := r.WaitKind(kv.Synced, 0)
+	broken := make(chan struct{})
+	link.before("$JS.FC.", func() { // the answer to some of it, so that more is sent
+		for _, name := range consumers(t, js, "KV_TEST") {
+			check(t, js.DeleteConsumer(t.Context(), "KV_TEST", name))
+		}
+		close(broken)
+	})
+	saved.restore(t, js)
+	<-broken
+	r.WaitKind(kv.Synced, r.WaitKind(kv.Reset, n))
+}
+
 func TestConsumerDeletedAtServer(t *testing.T) {
 	srv := startBroker(t)
 	nc := srv.connect()
@@ -188,6 +224,37 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 				check(t, err)
 			}
 		})
+	}
+}
+
+// TestCreatedAgainWhileBackedUp makes the bucket anew while it is read for a backup, which
+// begins again then.
+func TestCreatedAgainWhileBackedUp(t *testing.T) {
+	srv := startBroker(t)
+	nc := srv.connect()
+	admin := newClient(t, nc, quick)
+	js := jetStream(t, nc)
+	config := natskv.Config{Bucket: "TEST"}
+	b := newBucket(t, admin, config)
+	value := make([]byte, 4<<10)
+	for key := range 2000 {
+		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
+		check(t, err)
+	}
+	<-js.PublishAsyncComplete()
+	var once sync.Once
+	made, err := newClient(t, srv.connect(), quick).Backup(t.Context(), "TEST", t.TempDir(), natskv.BackupOptions{
+		Progress: func(uint64, uint64) {
+			once.Do(func() {
+				check(t, admin.DeleteBucket(t.Context(), "TEST"))
+				check(t, admin.CreateBucket(t.Context(), config))
+				put(t, b, "a", "1")
+			})
+		},
+	})
+	check(t, err)
+	if made.Entries != 1 || made.LastRevision != 1 {
+		t.Errorf("the backup is %+v", made)
 	}
 }
 

@@ -50,9 +50,15 @@ var (
 // doubt is a reason to compare the bucket with what is known of it.
 type doubt struct{ reason error }
 
-func (d doubt) Error() string { return "compare again: " + d.reason.Error() }
+func (d doubt) Error() string { return d.reason.Error() }
 
 func doubtful(format string, args ...any) error { return doubt{fmt.Errorf(format, args...)} }
+
+// again says whether an error of a session is worth another one at once.
+func again(err error) bool {
+	var d doubt
+	return errors.As(err, &d) || errors.Is(err, errGap)
+}
 
 // follow begins a watch. The caller calls leave when it ends.
 func (b *bucket) follow(filters []string) (sub *view.Subscriber, leave func(), err error) {

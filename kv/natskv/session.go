@@ -423,8 +423,7 @@ func (b *bucket) snapshot(k *call, bound *binding, filters []string) (map[string
 	}
 	for {
 		entries, err := b.trySnapshot(k, bound, cover(filters))
-		var d doubt
-		if !errors.As(err, &d) && !errors.Is(err, errGap) {
+		if !again(err) {
 			return entries, err
 		}
 		if bound, err = b.bind(k); err != nil {

@@ -8,8 +8,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/keyturn-io/keyturn/kv"
 	"github.com/keyturn-io/keyturn/kv/natskv"
 )
@@ -70,7 +68,6 @@ func plain(err error) string {
 		means string
 	}{
 		{context.DeadlineExceeded, "no answer in time"},
-		{nats.ErrTimeout, "no answer in time"},
 		{io.EOF, "the other side hung up"},
 	} {
 		if errors.Is(err, jargon.err) {

@@ -2,6 +2,7 @@ package kvwatcher_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -150,6 +151,30 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		log := m.Log.String()
 		if away, back := strings.Count(log, "cannot be had"), strings.Count(log, "is back"); away != 2 || back != 2 {
 			t.Errorf("the log says %d times that the bucket is away and %d times that it is back:\n%s", away, back, log)
+		}
+	})
+}
+
+// silent is a bucket whose server does not answer.
+type silent struct{ kv.Bucket }
+
+func (silent) Get(context.Context, string) (kv.Entry, error) {
+	return kv.Entry{}, fmt.Errorf("get a: %w: %w", kv.ErrUnavailable, context.DeadlineExceeded)
+}
+
+// TestSilenceIsToldInPlainWords shows what people read of a server that does not answer.
+func TestSilenceIsToldInPlainWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := watchertest.NewMachine(t)
+		m.Env.Interval = time.Second
+		m.Env.Bucket = func(string) (kv.Bucket, error) { return silent{}, nil }
+		leave := m.Enter(m.Watcher(kvwatcher.Kind, polling))
+		synctest.Wait()
+		if err := leave(); err != nil {
+			t.Fatal(err)
+		}
+		if all := m.Observations(); len(all) == 0 || all[0].Detail != "get a: store unavailable: no answer in time" {
+			t.Errorf("it reports %+v", all)
 		}
 	})
 }

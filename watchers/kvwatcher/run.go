@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/keyturn-io/keyturn/kv"
@@ -201,7 +202,10 @@ func (w *watcher) lost(b *book, reason error, report watchers.Report) error {
 		w.env.Log.Warn("the bucket cannot be had: the data stays as it is", "bucket", b.target.bucket, "error", reason)
 		w.away = true
 	}
-	observation := watchers.Observation{State: stateError, Detail: reason.Error()}
+	observation := watchers.Observation{
+		State:  stateError,
+		Detail: strings.ReplaceAll(reason.Error(), context.DeadlineExceeded.Error(), "no answer in time"),
+	}
 	if !w.failed && !b.lostRefused {
 		observation.Outcome = watchers.Failure
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/keyturn-io/keyturn/machine"
+	"github.com/keyturn-io/keyturn/watchers/kvwatcher"
 )
 
 // reporter shows what a machine does. None of its methods blocks.
@@ -47,8 +48,8 @@ func (r *logReporter) resumed(string) {} // the machine logs in which state it s
 func (r *logReporter) step(machine.Step) {} // the machine logs its steps
 
 func (r *logReporter) watcher(w machine.WatcherStatus) {
-	level := slog.LevelDebug // a step says the same
-	if failed(w) {
+	level := slog.LevelDebug // a step says the same, and of what is wrong a kv watcher has logged why
+	if failed(w) && w.Type != kvwatcher.Kind.Name {
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, "watcher", "watcher", w.Name, "state", w.State, "detail", w.Detail)

@@ -114,6 +114,8 @@ func (o ServeOptions) server() (*server.Options, error) {
 			return nil, fmt.Errorf("configuration of the server: %w", err)
 		}
 		opts.SyncAlways = opts.SyncAlways || opts.SyncInterval == 0
+		// Else a server of a cluster that is down is a line of the log each second, from all others.
+		opts.ReconnectErrorReports = cmp.Or(opts.ReconnectErrorReports, server.DEFAULT_CONNECT_ERROR_REPORTS)
 		if opts.Cluster.Name == "" && opts.Cluster.Port == 0 {
 			opts.ServerName = cmp.Or(opts.ServerName, "keyturn")
 		}

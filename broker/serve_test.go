@@ -76,20 +76,20 @@ func TestServeOnPort(t *testing.T) {
 	}
 }
 
-// Every write is synced unless the file says otherwise, and every listener that the
-// file gives no host is on loopback.
+// Every write is synced unless the file says otherwise, every listener that the file gives
+// no host is on loopback, and what cannot be reached is not in the log each second.
 func TestServeConfigDefaults(t *testing.T) {
 	opts, err := ServeOptions{Config: config(t, "port: 4222\ncluster { name: C, port: 6222 }\nleafnodes { port: 7422 }\n")}.server()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(opts.Host, opts.Cluster.Host, opts.LeafNode.Host, opts.SyncAlways)
-	if want := fmt.Sprint("127.0.0.1", "127.0.0.1", "127.0.0.1", true); got != want {
+	got := fmt.Sprint(opts.Host, opts.Cluster.Host, opts.LeafNode.Host, opts.SyncAlways, opts.ReconnectErrorReports)
+	if want := fmt.Sprint("127.0.0.1", "127.0.0.1", "127.0.0.1", true, 3600); got != want {
 		t.Errorf("the defaults are %s, want %s", got, want)
 	}
-	opts, err = ServeOptions{Config: config(t, "jetstream { sync_interval: 10s }\nport: 4222\n")}.server()
-	if err != nil || opts.SyncAlways {
-		t.Errorf("with an interval it syncs every write, or %v", err)
+	opts, err = ServeOptions{Config: config(t, "jetstream { sync_interval: 10s }\nport: 4222\nreconnect_error_reports: 1\n")}.server()
+	if err != nil || opts.SyncAlways || opts.ReconnectErrorReports != 1 {
+		t.Errorf("with an interval it syncs every write, or reports as it likes, or %v", err)
 	}
 }
 

@@ -256,7 +256,7 @@ func testWatchSlowReader(t *testing.T, h Harness) {
 			state[event.Entry.Key] = string(event.Entry.Value)
 			told++
 		}
-		if event.Kind == kv.Synced {
+		if event.Kind == kv.Synced && want["end"] == "" { // on a slow machine it may be lost and found
 			var wg sync.WaitGroup
 			for w := range writers {
 				wg.Go(func() {

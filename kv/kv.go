@@ -117,9 +117,9 @@ type Bucket interface {
 }
 
 // Expirer is a Bucket in which a single value can have an end. Both methods take a
-// ttl of a second or more, else they return ErrInvalidConfig, and ErrUnsupported when
-// the bucket is not set to do so. What has expired is gone without a marker, unless
-// the bucket is set to leave one.
+// ttl of a second or more, which counts in whole seconds, rounded up. For less they
+// return ErrInvalidConfig, and ErrUnsupported when the bucket is not set to do so. What
+// has expired is gone without a marker, unless the bucket is set to leave one.
 type Expirer interface {
 	Bucket
 

@@ -181,16 +181,14 @@ func expecting(last kv.Revision) nats.Header {
 	return nats.Header{jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(uint64(last), 10)}}
 }
 
-// expiring is the header that makes the server remove a message after a while; for 0
-// there is none.
+// expiring is the header that makes the server remove a message after a while. It counts
+// whole seconds, and would cut off the rest.
 func expiring(ttl time.Duration) (nats.Header, error) {
-	switch {
-	case ttl == 0:
-		return nil, nil
-	case ttl < time.Second:
+	if ttl < time.Second {
 		return nil, fmt.Errorf("%w: a TTL of %s, the least is a second", kv.ErrInvalidConfig, ttl)
 	}
-	return nats.Header{jetstream.MsgTTLHeader: {ttl.String()}}, nil
+	seconds := (ttl-1)/time.Second + 1
+	return nats.Header{jetstream.MsgTTLHeader: {(seconds * time.Second).String()}}, nil
 }
 
 func merge(a, b nats.Header) nats.Header {

@@ -91,6 +91,9 @@ func batch(ops []Op) ([]*nats.Msg, error) {
 		switch op.Operation {
 		case "", kv.OpPut:
 			msg.Data = op.Value
+			if op.TTL == 0 {
+				break
+			}
 			ttl, err := expiring(op.TTL)
 			if err != nil {
 				return nil, err

@@ -146,19 +146,26 @@ func TestKeyTTL(t *testing.T) {
 	b := newBucket(t, c, natskv.Config{Bucket: "B", MarkerTTL: time.Minute}).(kv.Expirer)
 	ctx := t.Context()
 	put(t, b, "stays", "1")
-	_, err := b.CreateTTL(ctx, "created", []byte("2"), time.Second)
+	_, err := b.CreateTTL(ctx, "created", []byte("2"), 3*time.Second)
 	check(t, err)
-	_, err = b.PutTTL(ctx, "put", []byte("3"), 1500*time.Millisecond)
+	const ttl = 2500 * time.Millisecond
+	rev, err := b.PutTTL(ctx, "put", []byte("3"), ttl)
+	check(t, err)
+	was, err := b.GetRevision(ctx, "put", rev)
 	check(t, err)
 	_, err = b.PutTTL(ctx, "long", []byte("4"), time.Hour)
 	check(t, err)
 	wantErr(t, "create what is there", kv.ErrKeyExists, func() error { _, err := b.CreateTTL(ctx, "put", nil, time.Hour); return err })
-	wantErr(t, "too short", kv.ErrInvalidConfig, func() error { _, err := b.PutTTL(ctx, "a", nil, time.Millisecond); return err })
+	for _, short := range []time.Duration{time.Millisecond, 0, -time.Hour} {
+		wantErr(t, "too short", kv.ErrInvalidConfig, func() error { _, err := b.PutTTL(ctx, "a", nil, short); return err })
+		wantErr(t, "too short", kv.ErrInvalidConfig, func() error { _, err := b.CreateTTL(ctx, "a", nil, short); return err })
+	}
 	r := kvtest.Record(t, b, kv.WatchOptions{})
 	r.WaitState(map[string]string{"stays": "1", "created": "2", "put": "3", "long": "4"})
 	r.WaitState(map[string]string{"stays": "1", "long": "4"})
-	if _, err := b.Get(ctx, "put"); !errors.Is(err, kv.ErrKeyDeleted) {
-		t.Errorf("get what has expired: %v", err)
+	marker, err := b.Get(ctx, "put")
+	if lived := marker.Created.Sub(was.Created); !errors.Is(err, kv.ErrKeyDeleted) || lived < ttl {
+		t.Errorf("get what has expired after %s of %s: %v", lived, ttl, err)
 	}
 	_, err = b.CreateTTL(ctx, "put", nil, time.Hour) // over the marker
 	check(t, err)

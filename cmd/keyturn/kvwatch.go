@@ -113,10 +113,12 @@ func (w *kvWatch) run(ctx context.Context, filters []string) error {
 func (w *kvWatch) watch(ctx context.Context, s *store, bucket kv.Bucket, filters []string) error {
 	var first []kv.Entry // what there is at the start, if more is to be told of it
 	synced := false
+	fresh := false // there was no bucket at the start, so all that it holds is new
 	for event, err := range bucket.Watch(ctx, kv.WatchOptions{Filters: filters}) {
 		if err == nil {
 			err = w.follow(event)
 		}
+		fresh = fresh || errors.Is(event.Err, kv.ErrBucketNotFound)
 		switch {
 		case err != nil:
 			return err
@@ -127,7 +129,7 @@ func (w *kvWatch) watch(ctx context.Context, s *store, bucket kv.Bucket, filters
 			}
 		case !synced && w.past && event.Entry.Key != "":
 			first = append(first, event.Entry)
-		case !synced && w.updates && event.Entry.Key != "":
+		case !synced && w.updates && !fresh && event.Entry.Key != "":
 		default:
 			err = w.tell(event)
 		}

@@ -163,7 +163,11 @@ func (c change) parse() (op natskv.Op, err error) {
 
 // printTxn prints what a transaction has changed.
 func (a *app) printTxn(ops []natskv.Op, revisions []kv.Revision) error {
-	if !a.json {
+	switch {
+	case a.json:
+	case len(ops) == 1:
+		return a.print("Changed 1 key at revision %d\n", revisions[0])
+	default:
 		return a.print("Changed %d keys at revisions %d to %d\n", len(ops), revisions[0], revisions[len(revisions)-1])
 	}
 	type changed struct {

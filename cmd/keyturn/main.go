@@ -113,6 +113,9 @@ share and that needs no server to be started, or, with --server, on NATS JetStre
 
 // flagError says what is wrong with a flag, in words of ours where the value is no number.
 func flagError(err error) string {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
+		return err.Error() + ": write -- before what is no flag and begins with -"
+	}
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
 		return err.Error()

@@ -250,7 +250,7 @@ func (w *watcher) tell(b *book, report watchers.Report) error {
 	case len(b.bad) > 0:
 		return report(watchers.Observation{State: stateError, Detail: fmt.Sprintf("values that cannot be used: %d", len(b.bad))})
 	case len(b.absent) > 0:
-		return report(watchers.Observation{State: stateMissing, Detail: fmt.Sprintf("%d keys are missing", len(b.absent))})
+		return report(watchers.Observation{State: stateMissing, Detail: fmt.Sprintf("keys that are missing: %d", len(b.absent))})
 	case !b.held():
 		return report(watchers.Observation{State: stateMissing, Detail: "there is no value yet"})
 	default:

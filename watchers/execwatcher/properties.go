@@ -44,10 +44,10 @@ func defaults() *Properties {
 func (p *Properties) Check(watchers.Settings) []watchers.Problem {
 	problems := p.Command.check()
 	if p.Timeout <= 0 {
-		problems = append(problems, watchers.Problem{Property: "timeout", Message: "must be more than 0"})
+		problems = append(problems, watchers.Problem{Property: "timeout", Message: "timeout: must be more than 0"})
 	}
 	if p.MaxOutput <= 0 {
-		problems = append(problems, watchers.Problem{Property: "max_output", Message: "must be more than 0"})
+		problems = append(problems, watchers.Problem{Property: "max_output", Message: "max_output: must be more than 0"})
 	}
 	if p.Disown {
 		problems = append(problems, p.checkDisown()...)
@@ -72,7 +72,7 @@ func (p *Properties) checkDisown() []watchers.Problem {
 	} {
 		if other.set {
 			problems = append(problems, watchers.Problem{Property: other.name,
-				Message: "does not go with disown: nobody waits for the command or reads what it prints"})
+				Message: other.name + ": does not go with disown: nobody waits for the command or reads what it prints"})
 		}
 	}
 	return problems

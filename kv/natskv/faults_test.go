@@ -72,12 +72,13 @@ func TestServerRestarts(t *testing.T) {
 // bucket is the same and no key goes back, but its revisions will be given again.
 func TestStoreSetBack(t *testing.T) {
 	srv := startBroker(t)
-	b := newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
-	put(t, b, "a", "1")
+	put(t, newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"}), "a", "1")
 	srv.stop()
 	before := t.TempDir()
 	check(t, os.CopyFS(before, os.DirFS(srv.opts.StoreDir)))
 	srv.start()
+	b, err := newClient(t, srv.connect(), quick).Bucket("TEST")
+	check(t, err)
 	put(t, b, "b", "2")
 	r := kvtest.Record(t, b, kv.WatchOptions{})
 	r.WaitState(map[string]string{"a": "1", "b": "2"})
@@ -121,19 +122,24 @@ func TestCreatedAgainMeanwhile(t *testing.T) {
 	r.WaitState(map[string]string{"a": "2"})
 }
 
-// TestSetBackAndBroken restores an older bucket, and breaks the session that finds it
-// before it has told what is in it: the next one must know it all the same.
+// TestSetBackAndBroken has a server lose what it wrote last, and breaks the session that
+// finds that out before it has told so: the next one must know it all the same.
 func TestSetBackAndBroken(t *testing.T) {
 	srv := startBroker(t)
 	js := jetStream(t, srv.connect())
-	admin := newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
+	newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
 	value := make([]byte, 8<<10)
 	for key := range 1000 {
 		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
 		check(t, err)
 	}
 	<-js.PublishAsyncComplete()
-	saved := backUp(t, js.Conn(), "KV_TEST")
+	srv.stop()
+	older := t.TempDir()
+	check(t, os.CopyFS(older, os.DirFS(srv.opts.StoreDir)))
+	srv.start()
+	admin, err := newClient(t, srv.connect(), quick).Bucket("TEST")
+	check(t, err)
 	put(t, admin, "a", "1")
 
 	link := startLink(t, srv.srv.Addr().String())
@@ -144,16 +150,22 @@ func TestSetBackAndBroken(t *testing.T) {
 	check(t, err)
 	r := kvtest.Record(t, b, kv.WatchOptions{})
 	n := r.WaitKind(kv.Synced, 0)
-	broken := make(chan struct{})
-	link.before("$JS.FC.", func() { // the answer to some of it, so that more is sent
+	link.slow(4 << 20) // so that there is time to break it
+	srv.stop()
+	check(t, os.RemoveAll(srv.opts.StoreDir))
+	check(t, os.CopyFS(srv.opts.StoreDir, os.DirFS(older)))
+	srv.start()
+	js = jetStream(t, srv.connect())
+	eventually(t, "what tells it is broken", func() (broken bool) {
 		for _, name := range consumers(t, js, "KV_TEST") {
-			check(t, js.DeleteConsumer(t.Context(), "KV_TEST", name))
+			broken = js.DeleteConsumer(t.Context(), "KV_TEST", name) == nil || broken
 		}
-		close(broken)
+		return broken
 	})
-	saved.restore(t, js)
-	<-broken
-	r.WaitKind(kv.Synced, r.WaitKind(kv.Reset, n))
+	r.WaitKind(kv.Synced, n)
+	if log := r.Log(n); !strings.Contains(log, "reset\nmissing a\nsynced") {
+		t.Errorf("told:\n%s", log)
+	}
 }
 
 func TestConsumerDeletedAtServer(t *testing.T) {

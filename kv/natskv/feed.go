@@ -30,8 +30,8 @@ type feed struct {
 	wishes   map[string]*wish
 
 	// Owned by the goroutine in run.
-	epoch kv.Epoch
-	high  uint64    // the highest revision seen in this epoch
+	epoch kv.Epoch  // of what was told
+	high  uint64    // the highest revision seen in it
 	good  time.Time // when the server last answered
 }
 
@@ -214,7 +214,13 @@ func (f *feed) session(ctx context.Context, status <-chan nats.Status) error {
 	}
 	f.good = time.Now()
 	defer s.end()
-	defer func() { f.epoch, f.high = life, max(s.state().high, info.State.LastSeq) }()
+	defer func() {
+		select {
+		case <-s.complete:
+			f.epoch, f.high = life, max(s.state().high, info.State.LastSeq)
+		default: // nothing of it has been told, nor that it is a reset
+		}
+	}()
 
 	ticker := time.NewTicker(opts.Probe)
 	defer ticker.Stop()

@@ -215,6 +215,8 @@ func (d *doctor) mirror(m *jetstream.StreamInfo) {
 		switch {
 		case s.Error != nil:
 			d.say(Problem, "see that the origin can be reached under that name", "mirror %s gets nothing: %s", name, s.Error.Description)
+		case s.Active < 0 && source.External == nil:
+			d.say(Note, "ask again in a moment", "mirror %s has not heard of its origin %s since its server or it began", name, origin)
 		case s.Active < 0 || s.Active > longSilence:
 			d.say(Warning, "see that the origin's server is up", "mirror %s has not heard of its origin %s for a while", name, origin)
 		case s.Lag > 0:

@@ -30,7 +30,8 @@ type CompactOptions struct {
 
 // Compact removes what deleted and purged keys have left: their history, and their
 // markers too where these are older than an age, so that everybody has seen them. It
-// returns how many markers it has removed. What was put meanwhile stays.
+// returns how many markers it has removed. What was put meanwhile stays, unless the
+// bucket is deleted and created again meanwhile: the server does not tell the two apart.
 func (c *Client) Compact(ctx context.Context, name string, opts CompactOptions) (removed int, err error) {
 	if opts.Progress == nil {
 		opts.Progress = func(uint64, uint64) {}

@@ -128,12 +128,7 @@ func TestSetBackAndBroken(t *testing.T) {
 	srv := startBroker(t)
 	js := jetStream(t, srv.connect())
 	newBucket(t, newClient(t, srv.connect(), quick), natskv.Config{Bucket: "TEST"})
-	value := make([]byte, 8<<10)
-	for key := range 1000 {
-		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
-		check(t, err)
-	}
-	<-js.PublishAsyncComplete()
+	putMany(t, js, 1000, make([]byte, 8<<10))
 	srv.stop()
 	older := t.TempDir()
 	check(t, os.CopyFS(older, os.DirFS(srv.opts.StoreDir)))
@@ -206,13 +201,8 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 	js := jetStream(t, nc)
 	config := natskv.Config{Bucket: "TEST"}
 	b := newBucket(t, admin, config)
-	value := make([]byte, 4<<10)
 	for i := range 5 {
-		for key := range 2000 {
-			_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
-			check(t, err)
-		}
-		<-js.PublishAsyncComplete()
+		putMany(t, js, 2000, make([]byte, 4<<10))
 
 		client := newClient(t, srv.connect(), quick)
 		watched, err := client.Bucket("TEST")
@@ -248,12 +238,7 @@ func TestCreatedAgainWhileBackedUp(t *testing.T) {
 	js := jetStream(t, nc)
 	config := natskv.Config{Bucket: "TEST"}
 	b := newBucket(t, admin, config)
-	value := make([]byte, 4<<10)
-	for key := range 2000 {
-		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
-		check(t, err)
-	}
-	<-js.PublishAsyncComplete()
+	putMany(t, js, 2000, make([]byte, 4<<10))
 	var once sync.Once
 	made, err := newClient(t, srv.connect(), quick).Backup(t.Context(), "TEST", t.TempDir(), natskv.BackupOptions{
 		Progress: func(uint64, uint64) {
@@ -278,13 +263,8 @@ func TestPurgedWhileTold(t *testing.T) {
 	js := jetStream(t, nc)
 	b := newBucket(t, newClient(t, nc, quick), natskv.Config{Bucket: "TEST"})
 	put(t, b, "a", "1")
-	value := make([]byte, 4<<10)
 	for range 5 {
-		for key := range 2000 {
-			_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
-			check(t, err)
-		}
-		<-js.PublishAsyncComplete()
+		putMany(t, js, 2000, make([]byte, 4<<10))
 
 		watched, err := newClient(t, srv.connect(), quick).Bucket("TEST")
 		check(t, err)
@@ -339,6 +319,16 @@ func TestSlowLink(t *testing.T) {
 		_, err := c.Backup(t.Context(), "TEST", t.TempDir(), natskv.BackupOptions{})
 		check(t, err)
 	})
+}
+
+// putMany puts a value under as many keys, k0 and so on, faster than one after the other.
+func putMany(t *testing.T, js jetstream.JetStream, keys int, value []byte) {
+	t.Helper()
+	for key := range keys {
+		_, err := js.PublishAsync(fmt.Sprint("$KV.TEST.k", key), value)
+		check(t, err)
+	}
+	<-js.PublishAsyncComplete()
 }
 
 // consumers returns the names of a stream's consumers.

@@ -1,4 +1,4 @@
-// Bench plays one script to Keyturn and to others that run a command when a key of a NATS
+// Command bench plays one script to Keyturn and to others that run a command when a key of a NATS
 // bucket changes, on one server, and prints what each did in one table.
 //
 // Run it in its folder: go run . (make bench does). It needs a C compiler, and the modules

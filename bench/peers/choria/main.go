@@ -1,4 +1,4 @@
-// Choria runs the machine of a folder with go-choria's own machine, kv watcher and exec
+// Command choria runs the machine of a folder with go-choria's own machine, kv watcher and exec
 // watcher, without the rest of a Choria Server around them.
 //
 // It prints "ready" when the kv watchers have asked for their keys for the first time.

@@ -1,4 +1,4 @@
-// Natswatch runs a command for each change of a key, as one writes it with nats.go in
+// Command natswatch runs a command for each change of a key, as one writes it with nats.go in
 // twenty lines.
 package main
 

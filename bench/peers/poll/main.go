@@ -1,4 +1,4 @@
-// Poll asks for keys every second, and runs a command for each that has changed.
+// Command poll asks for keys every second, and runs a command for each that has changed.
 package main
 
 import (

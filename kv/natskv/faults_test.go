@@ -203,17 +203,7 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 	b := newBucket(t, admin, config)
 	for i := range 5 {
 		putMany(t, js, 2000, make([]byte, 4<<10))
-
-		client := newClient(t, srv.connect(), quick)
-		watched, err := client.Bucket("TEST")
-		check(t, err)
-		r := kvtest.Record(t, watched, kv.WatchOptions{})
-		listed := make(chan error, 1)
-		go func() {
-			_, err := watched.Keys(t.Context())
-			listed <- err
-		}()
-		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 0 })
+		r, listed := beingTold(t, srv, js)
 		check(t, admin.DeleteBucket(t.Context(), "TEST"))
 		check(t, admin.CreateBucket(t.Context(), config))
 		now := fmt.Sprint(i)
@@ -227,6 +217,22 @@ func TestCreatedAgainWhileTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// beingTold begins to watch the bucket and to list its keys, over a connection of its own,
+// and returns when the server has begun to tell what is in it.
+func beingTold(t *testing.T, srv *broker, js jetstream.JetStream) (r *kvtest.Recorder, listed <-chan error) {
+	t.Helper()
+	b, err := newClient(t, srv.connect(), quick).Bucket("TEST")
+	check(t, err)
+	r = kvtest.Record(t, b, kv.WatchOptions{})
+	keys := make(chan error, 1)
+	go func() {
+		_, err := b.Keys(t.Context())
+		keys <- err
+	}()
+	eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 0 })
+	return r, keys
 }
 
 // TestCreatedAgainWhileBackedUp makes the bucket anew while it is read for a backup, which
@@ -265,16 +271,7 @@ func TestPurgedWhileTold(t *testing.T) {
 	put(t, b, "a", "1")
 	for range 5 {
 		putMany(t, js, 2000, make([]byte, 4<<10))
-
-		watched, err := newClient(t, srv.connect(), quick).Bucket("TEST")
-		check(t, err)
-		r := kvtest.Record(t, watched, kv.WatchOptions{})
-		listed := make(chan error, 1)
-		go func() {
-			_, err := watched.Keys(t.Context())
-			listed <- err
-		}()
-		eventually(t, "it is being told", func() bool { return len(consumers(t, js, "KV_TEST")) > 0 })
+		r, listed := beingTold(t, srv, js)
 		stream, err := js.Stream(t.Context(), "KV_TEST")
 		check(t, err)
 		check(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject("$KV.TEST.*"), jetstream.WithPurgeKeep(0)))

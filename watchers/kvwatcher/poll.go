@@ -50,8 +50,8 @@ const longestPause = 30 * time.Second
 func (w *watcher) pause() time.Duration {
 	interval := w.env.Interval
 	longest := interval
-	for range w.misses {
-		longest = min(2*longest, max(interval, longestPause))
+	for missed := 0; missed < w.misses && longest < longestPause; missed++ {
+		longest = min(2*longest, longestPause)
 	}
 
 	return interval + rand.N(longest-interval+1)
